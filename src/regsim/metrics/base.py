@@ -1,0 +1,180 @@
+"""The metric contract: what every metric, classical or learned, ours or a stranger's, promises.
+
+A metric compares a fixed with a moving image that lie on one grid. Subclasses write `_bind` (the fixed image's half of the
+work) and `_compare` (the rest); everything else is here.
+"""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Self, final
+
+import torch
+from torch import nn
+
+from regsim import checks
+from regsim.errors import SettingsError, unknown_name
+
+Expects = Literal["any", "unit"]
+REGISTRY: dict[str, type["AbstractMetric"]] = {}
+
+
+class BoundMetric:
+    """A metric whose fixed half is done: `bound(moving, overlap=None) -> (N,)`, the published value.
+
+    `overlap`: `(N or 1, 1, *spatial)` weights in [0, 1] that say where the moving image has data; they multiply the mask
+    where contributions are averaged. Registration uses only this.
+    """
+
+    def __init__(self, compare: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]):
+        self._compare = compare
+
+    def __call__(self, moving: torch.Tensor, overlap: torch.Tensor | None = None) -> torch.Tensor:
+        """Compare one moving image (or batch) with the bound fixed image."""
+        return self._compare(moving, overlap)
+
+
+class AbstractMetric(nn.Module, ABC):
+    """A similarity (or dissimilarity) of two images.
+
+    Facts on the class are tested over the registry, not trusted:
+
+    - `name`: how the command line and the tables call it.
+    - `higher_is_better`, `value_range` (closed ends where reached), `unit` ("" where it has none).
+    - `differentiable`: with respect to the moving image.
+    - `symmetric`: `m(a, b) == m(b, a)`.
+    - `multimodal`: meant for two contrasts.
+    - `trainable`: has weights that were learnt.
+    - `expects`: "any" intensities, or "unit" (scaled to [0, 1] by the caller).
+    - `has_map`: `map` exists.
+    """
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    value_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    unit: ClassVar[str] = ""
+    differentiable: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = True
+    multimodal: ClassVar[bool] = False
+    trainable: ClassVar[bool] = False
+    expects: ClassVar[Expects] = "any"
+    has_map: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__ and cls.__module__.startswith("regsim.metrics."):
+            REGISTRY[cls.name] = cls
+
+    # --- what a metric writes -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> Any:
+        """The fixed half. `fixed` is `(M, 1, *spatial)` (channels are folded into the batch), `weights` alike or None."""
+
+    @abstractmethod
+    def _compare(self, state: Any, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
+        """The value, `(M,)`, of `moving` `(M, 1, *spatial)` against what `_bind` returned."""
+
+    def _local(self, state: Any, moving: torch.Tensor) -> torch.Tensor:
+        """The map, `(M, 1, *spatial)`, lower = better aligned."""
+        raise SettingsError(f"metric '{self.name}' has no local map")
+
+    # --- what everybody calls ---------------------------------------------------------------------------------------
+
+    @final
+    def forward(self, fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The published value for each pair of a batch.
+
+        Args:
+            fixed: `(N, C, H, W)` or `(N, C, D, H, W)`, floating point.
+            moving: the same shape. Channels are compared one by one and averaged.
+            mask: `(N or 1, 1, *spatial)`, bool or weights in [0, 1]. Voxels outside cannot change the value.
+
+        Returns:
+            `(N,)`.
+
+        Raises:
+            InputError: wrong rank, empty, integer values.
+            GridError: shapes that differ.
+        """
+        checks.image_batch(moving, "moving")
+        checks.image_batch(fixed, "fixed")
+        checks.same_shape(fixed, moving)
+        return self.bind(fixed, mask)(moving)
+
+    @final
+    def bind(self, fixed: torch.Tensor, mask: torch.Tensor | None = None) -> BoundMetric:
+        """Do the fixed image's half once; the result is called with moving images. Same arguments as `forward`."""
+        checks.image_batch(fixed, "fixed")
+        weights = None if mask is None else checks.mask_batch(mask, fixed)
+        state = self._bind(_fold(_inside(fixed, weights)), _repeat(weights, fixed.shape[1]))
+
+        def compare(moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
+            checks.image_batch(moving, "moving")
+            checks.same_shape(fixed, moving)
+            seen = None if overlap is None else checks.mask_batch(overlap, fixed, "overlap")
+            values = self._compare(state, _fold(_inside(moving, weights)), _repeat(seen, fixed.shape[1]))
+            return values.reshape(fixed.shape[0], fixed.shape[1]).mean(dim=1)
+
+        return BoundMetric(compare)
+
+    @final
+    def map(self, fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Where the images disagree: `(N, 1, *spatial)`, lower = better aligned; 0 outside the mask.
+
+        Raises:
+            SettingsError: this metric has no local map (`has_map`).
+        """
+        checks.image_batch(moving, "moving")
+        checks.image_batch(fixed, "fixed")
+        checks.same_shape(fixed, moving)
+        weights = None if mask is None else checks.mask_batch(mask, fixed)
+        state = self._bind(_fold(_inside(fixed, weights)), _repeat(weights, fixed.shape[1]))
+        local = self._local(state, _fold(_inside(moving, weights))).reshape(fixed.shape).mean(dim=1, keepdim=True)
+        return _inside(local, weights)
+
+    @final
+    def cost(self, value: torch.Tensor) -> torch.Tensor:
+        """A value as a cost, lower = better: the one place where a sign is turned."""
+        return -value if self.higher_is_better else value
+
+    @classmethod
+    def create(cls, **settings: Any) -> Self:
+        """Construct with named settings; an unknown one is an error that names the nearest."""
+        known = [name for name in inspect.signature(cls).parameters if name != "self"]
+        for name in settings:
+            if name not in known:
+                raise unknown_name(f"setting of metric '{cls.name}'", name, known)
+        return cls(**settings)
+
+
+def _inside(tensor: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Zero outside the mask, so that not even a NaN there can reach the value."""
+    return tensor if weights is None else torch.where(weights > 0, tensor, torch.zeros_like(tensor))
+
+
+def _fold(tensor: torch.Tensor) -> torch.Tensor:
+    """Channels into the batch: `(N, C, ...)` to `(N * C, 1, ...)`."""
+    return tensor.reshape(-1, 1, *tensor.shape[2:])
+
+
+def _repeat(weights: torch.Tensor | None, channels: int) -> torch.Tensor | None:
+    """Weights for folded channels."""
+    return None if weights is None else weights.repeat_interleave(channels, dim=0)
+
+
+def weighted_mean(local: torch.Tensor, weights: torch.Tensor | None, overlap: torch.Tensor | None) -> torch.Tensor:
+    """Mean over all voxels, `(M,)`, weighted by mask and overlap; 0 where both leave nothing."""
+    together = combine(weights, overlap)
+    if together is None:
+        return local.flatten(1).mean(dim=1)
+    total = together.flatten(1).sum(dim=1)
+    return (local * together).flatten(1).sum(dim=1) / total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def combine(weights: torch.Tensor | None, overlap: torch.Tensor | None) -> torch.Tensor | None:
+    """Mask times overlap, either of which may be absent."""
+    if weights is None or overlap is None:
+        return overlap if weights is None else weights
+    return weights * overlap

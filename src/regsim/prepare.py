@@ -1,0 +1,124 @@
+"""What happens to images before they are compared: pure functions, image in, image out."""
+
+from dataclasses import replace
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from regsim.errors import InputError
+from regsim.images.grid import Grid
+from regsim.images.image import Image
+from regsim.transforms.warp import warp
+
+FWHM = 2.3548
+LOW, HIGH = 0.001, 0.999
+SAMPLES = 1_000_000
+
+
+def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
+    """Intensities to [0, 1] between two quantiles (over the mask, if there is one), clipped.
+
+    Raises:
+        InputError: the image is constant.
+    """
+    seen = image.data if image.mask is None else image.data[:, image.mask[0] > 0]
+    flat = seen.flatten()
+    flat = flat[:: max(1, flat.numel() // SAMPLES)]
+    ends = torch.quantile(flat, torch.tensor([low, high], dtype=flat.dtype, device=flat.device))
+    bottom, top = float(ends[0]), float(ends[1])
+    if top <= bottom:
+        bottom, top = float(seen.min()), float(seen.max())
+    if top <= bottom:
+        raise InputError(f"'{image.name}' is constant ({bottom:g} everywhere): there is nothing to compare")
+    return image.with_data(((image.data - bottom) / (top - bottom)).clamp(0, 1))
+
+
+def smoothed(image: Image, sigma: tuple[float, ...]) -> Image:
+    """Gaussian smoothing; `sigma` in voxels, x, y(, z); the border value goes on outside. The mask stays as it is."""
+    return image.with_data(gaussian(image.batch, sigma[::-1])[0])
+
+
+def gaussian(data: torch.Tensor, sigma: tuple[float, ...]) -> torch.Tensor:
+    """Separable Gaussian of `(N, C, *spatial)`; `sigma` in voxels per array axis."""
+    channels = data.shape[1]
+    for axis, width in enumerate(sigma):
+        radius = int(np.ceil(3 * width))
+        if radius == 0 or width < 0.1:
+            continue
+        offset = torch.arange(-radius, radius + 1, dtype=data.dtype, device=data.device)
+        kernel = torch.exp(-0.5 * (offset / width) ** 2)
+        shape = [1] * data.ndim
+        shape[2 + axis] = -1
+        kernel = (kernel / kernel.sum()).reshape(shape).expand(channels, *([-1] * (data.ndim - 1)))
+        pad = [0, 0] * (data.ndim - 2)
+        pad[2 * (data.ndim - 3 - axis)] = pad[2 * (data.ndim - 3 - axis) + 1] = radius
+        convolve = F.conv2d if data.ndim == 4 else F.conv3d
+        data = convolve(F.pad(data, pad, mode="replicate"), kernel, groups=channels)
+    return data
+
+
+def coarser(image: Image, spacing: float) -> Image:
+    """The image at about this spacing: smoothed so that nothing aliases, then resampled over the same extent.
+
+    Axes whose voxels are already as large are left alone, so a thick-sliced scan is thinned in its plane only.
+    The Gaussian has sigma = sqrt(f^2 - 1) / 2 voxels for a factor f, which gives a voxel of the coarse grid about the
+    blur that a scanner's voxel of that size would have.
+    """
+    target = coarse_grid(image.grid, spacing)
+    if target.size == image.grid.size:
+        return image
+    factor = np.asarray(target.spacing) / np.asarray(image.grid.spacing)
+    sigma = tuple((0.5 * np.sqrt(np.maximum(factor**2 - 1, 0))).tolist())
+    weights = None if image.mask is None else image.mask
+    blurred = smoothed(image, sigma)
+    carried = warp(replace(blurred, mask=None), None, target)
+    mask = None if weights is None else warp(Image(weights, image.grid), None, target).data
+    return replace(carried, mask=mask)
+
+
+def coarse_grid(grid: Grid, spacing: float) -> Grid:
+    """The grid of `coarser`: at least 4 voxels are kept on each axis that has as many."""
+    wanted = []
+    for length, own, size in zip(grid.extent, grid.spacing, grid.size, strict=True):
+        fewest = min(size, 4)
+        wanted.append(min(max(own, spacing), length / fewest) if spacing > 1.01 * own else own)
+    return grid.with_spacing(tuple(wanted))
+
+
+def foreground(image: Image) -> torch.Tensor:
+    """Where there is something: `(*shape)` bool, by Otsu's threshold on a lightly smoothed image, holes filled.
+
+    It is a rough outline for summaries (mean error over the head, folding), not a brain extraction.
+    """
+    if image.mask is not None and bool((image.mask > 0).any()):
+        return image.mask[0] > 0
+    stored = sitk.SmoothingRecursiveGaussian(Image(image.data[:1].cpu(), image.grid).to_sitk(), max(image.grid.spacing))
+    found = sitk.BinaryFillhole(sitk.OtsuThreshold(stored, 0, 1, 128))
+    return torch.from_numpy(sitk.GetArrayFromImage(found) > 0)
+
+
+def centre_of_mass(image: Image) -> torch.Tensor:
+    """The intensity-weighted mean position, physical, float64 (intensities above their minimum count)."""
+    return _moments(image)[0]
+
+
+def principal_axes(image: Image) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centre of mass and the axes of the image's inertia, one a column, longest first; their signs are arbitrary."""
+    centre, covariance = _moments(image)
+    _, axes = torch.linalg.eigh(covariance)
+    return centre, axes.flip(dims=(1,))
+
+
+def _moments(image: Image) -> tuple[torch.Tensor, torch.Tensor]:
+    points = image.grid.points(torch.float64).flatten(0, -2)
+    weights = (image.data.mean(dim=0) - image.data.min()).cpu().double().flatten()
+    if image.mask is not None:
+        weights = weights * image.mask[0].cpu().double().flatten()
+    total = weights.sum()
+    if float(total) <= 0:
+        raise InputError(f"'{image.name}' is constant: it has no centre of mass")
+    centre = (points * weights[:, None]).sum(dim=0) / total
+    around = points - centre
+    return centre, (around * weights[:, None]).T @ around / total

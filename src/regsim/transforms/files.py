@@ -1,0 +1,167 @@
+"""Transforms in files: ITK's own (ANTs, Slicer, SimpleITK), flat displacement fields, Learn2Reg's voxel fields."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+import torch
+
+from regsim.errors import TransformError
+from regsim.images.grid import Grid
+from regsim.output import atomic_path
+from regsim.transforms.base import Transform
+from regsim.transforms.control_grid import MARGIN, ControlGrid
+from regsim.transforms.dense import Composite, DisplacementField, on_grid, vector_image
+from regsim.transforms.linear import SMALLEST_DETERMINANT, Affine, LinearTransform, Rigid, Similarity
+
+ITK_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
+FIELD_ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")
+
+
+def write_transform(transform: Transform, path: str | Path, like: Grid | None = None) -> None:
+    """Write a transform in one piece.
+
+    `.h5`, `.tfm` or `.txt`: ITK's format, each part as it is (B-splines stay B-splines; velocities are integrated).
+    `.nii.gz`, `.mha` or `.nrrd`: one flat displacement field on the grid `like` (LPS mm vectors; NIfTI intent 1007), as
+    ANTs writes and reads.
+
+    Raises:
+        TransformError: an unknown ending, or a field without a grid.
+    """
+    path = Path(path)
+    if path.name.lower().endswith(FIELD_ENDINGS):
+        if like is None:
+            raise TransformError(f"'{path}': a displacement field needs the fixed image's grid")
+        image = vector_image(on_grid(transform, like).field, like)
+        with atomic_path(path) as part:
+            sitk.WriteImage(image, str(part), useCompression=True)
+        return
+    if path.suffix.lower() not in ITK_ENDINGS:
+        raise TransformError(f"'{path}': expected {', '.join(ITK_ENDINGS + FIELD_ENDINGS)}")
+    with atomic_path(path) as part:
+        sitk.WriteTransform(transform.to_itk(), str(part))
+
+
+def read_transform(path: str | Path, ndim: int | None = None) -> Transform:
+    """Read an ITK transform file or a displacement field image (as ANTs' `Warp.nii.gz`).
+
+    Args:
+        path: the file.
+        ndim: what the images are; a transform of another dimension is an error.
+
+    Raises:
+        TransformError: missing, unreadable, of another dimension, not finite, or an affine that cannot be inverted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TransformError(f"transform '{path}' does not exist")
+    try:
+        stored = _field_file(path) if path.name.lower().endswith(FIELD_ENDINGS) else sitk.ReadTransform(str(path))
+    except RuntimeError:
+        raise TransformError(f"'{path}' is not a transform that ITK can read, or is damaged") from None
+    if ndim is not None and stored.GetDimension() != ndim:
+        raise TransformError(f"transform '{path}' is {stored.GetDimension()}-D, the images are {ndim}-D")
+    found = of_itk(stored)
+    if not all(bool(torch.isfinite(values).all()) for values in found.parameters()):
+        raise TransformError(f"transform '{path}' holds NaN or infinite numbers")
+    return found
+
+
+def of_itk(stored: sitk.Transform) -> Transform:
+    """Our transform that maps as an ITK one does.
+
+    Raises:
+        TransformError: a kind that regsim does not know, or a matrix that cannot be inverted.
+    """
+    kind = stored.Downcast() if type(stored) is sitk.Transform else stored
+    if isinstance(kind, sitk.CompositeTransform):
+        count = kind.GetNumberOfTransforms()
+        parts = [of_itk(kind.GetNthTransform(index)) for index in range(count)]
+        return parts[0] if count == 1 else Composite(parts)
+    if isinstance(kind, sitk.DisplacementFieldTransform):
+        image = kind.GetDisplacementField()
+        vectors = sitk.GetArrayFromImage(image).astype(np.float32)
+        return DisplacementField(torch.from_numpy(vectors).movedim(-1, 0), Grid.of_sitk(image))
+    if isinstance(kind, sitk.BSplineTransform):
+        return _control_grid(kind)
+    if kind.IsLinear():
+        return _linear(kind)
+    raise TransformError(f"ITK transforms of the kind {kind.GetName()} are not known to regsim")
+
+
+def _linear(kind: sitk.Transform) -> LinearTransform:
+    """Any linear ITK transform, probed by where it sends the corners of a unit cell."""
+    ndim = kind.GetDimension()
+    zero = np.array(kind.TransformPoint([0.0] * ndim))
+    columns = [np.array(kind.TransformPoint(list(map(float, unit)))) - zero for unit in np.eye(ndim)]
+    whole = torch.eye(ndim + 1, dtype=torch.float64)
+    whole[:-1, :-1] = torch.as_tensor(np.stack(columns, axis=1))
+    whole[:-1, -1] = torch.as_tensor(zero)
+    if not abs(float(torch.linalg.det(whole))) > SMALLEST_DETERMINANT:
+        raise TransformError("the affine transform is not invertible: its determinant is zero")
+    name = kind.GetName()
+    made: type[LinearTransform] = Affine
+    if "Similarity" in name:
+        made = Similarity
+    elif any(word in name for word in ("Euler", "VersorRigid", "Versor", "Translation")):
+        made = Rigid
+    centre = kind.GetCenter() if isinstance(kind, _CENTRED) else None
+    return made(ndim, centre).set_homogeneous(whole)
+
+
+_CENTRED = (
+    sitk.AffineTransform,
+    sitk.Euler2DTransform,
+    sitk.Euler3DTransform,
+    sitk.Similarity2DTransform,
+    sitk.Similarity3DTransform,
+    sitk.VersorRigid3DTransform,
+)
+
+
+def _control_grid(kind: sitk.BSplineTransform) -> ControlGrid:
+    ndim, mesh = kind.GetDimension(), kind.GetTransformDomainMeshSize()
+    if kind.GetOrder() != 3:
+        raise TransformError(f"B-spline transforms of order {kind.GetOrder()} are not known to regsim; order 3 is")
+    direction = np.reshape(kind.GetTransformDomainDirection(), (ndim, ndim))
+    cell = np.asarray(kind.GetTransformDomainPhysicalDimensions()) / np.asarray(mesh)
+    origin = np.asarray(kind.GetTransformDomainOrigin()) + direction @ (cell / 2)
+    rows = tuple(tuple(float(value) for value in row) for row in direction)
+    domain = Grid(tuple(mesh), tuple(cell.tolist()), tuple(origin.tolist()), rows)
+    shape = (ndim, *(n + MARGIN for n in reversed(mesh)))
+    return ControlGrid(domain, tuple(mesh), torch.tensor(kind.GetParameters(), dtype=torch.float64).reshape(shape))
+
+
+def _field_file(path: Path) -> sitk.Transform:
+    image = sitk.ReadImage(str(path))
+    if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
+        raise TransformError(f"'{path}' is an image, not a displacement field (one vector a voxel)")
+    return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+
+
+def to_learn2reg(transform: Transform, fixed: Grid, moving: Grid) -> npt.NDArray[np.float32]:
+    """As Learn2Reg exchanges fields: `(x, y, z, ndim)`, in voxels.
+
+    Convention:
+        `moving_index = fixed_index + field[fixed_index]`, indices and vector components both in the order of the array's
+        own axes x, y, z (the order in which NIfTI files store them).
+    """
+    with torch.no_grad():
+        index = moving.physical_to_index(transform.mapping(fixed)().double().cpu()) - fixed.indices(torch.float64)
+    axes = tuple(range(fixed.ndim))[::-1]
+    return np.ascontiguousarray(index.numpy().transpose(*axes, fixed.ndim).astype(np.float32))
+
+
+def of_learn2reg(field: npt.NDArray[np.generic], fixed: Grid, moving: Grid) -> DisplacementField:
+    """The other way round: from `(x, y, z, ndim)` voxels to physical vectors on the fixed grid.
+
+    Raises:
+        TransformError: the array does not fit the fixed grid.
+    """
+    if tuple(field.shape) != (*fixed.size, fixed.ndim):
+        raise TransformError(f"expected a field of shape {(*fixed.size, fixed.ndim)}, got {tuple(field.shape)}")
+    axes = tuple(range(fixed.ndim))[::-1]
+    vectors = torch.from_numpy(np.ascontiguousarray(field.transpose(*axes, fixed.ndim), dtype=np.float64))
+    mapped = moving.index_to_physical(fixed.indices(torch.float64) + vectors)
+    return DisplacementField((mapped - fixed.points(torch.float64)).movedim(-1, 0), fixed)
