@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -89,7 +88,11 @@ def now() -> str:
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process has held so far, in MB."""
+    """The most memory that this process has held so far, in MB; 0 where the system does not tell (Windows)."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 if sys.platform != "darwin" else peak / 1024**2
 

@@ -3,6 +3,7 @@
 A results folder holds `results.json` (`RegistrationResults`), `run.json` (`Provenance`) and `views.npz` (`Views`).
 """
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -86,7 +87,10 @@ class ParameterRow(Row):
 
 
 class TruthRow(Row):
-    """True error where the misalignment is known: distances in the unit of the image over the fixed foreground."""
+    """True error where the misalignment is known: distances in the unit of the image over the fixed foreground.
+
+    `rigid_error`: the mean distance between the rigid transforms that fit the known and the recovered transform best.
+    """
 
     before_mean: float
     after_mean: float
@@ -152,7 +156,7 @@ class Provenance(Row):
 
 
 class Plane(Row):
-    """One viewing plane: names and the labels of its edges."""
+    """One viewing plane: its name, the labels of its edges, the slices' positions and the length of a pixel's side."""
 
     name: str
     left: str = ""
@@ -160,6 +164,7 @@ class Plane(Row):
     top: str = ""
     bottom: str = ""
     positions: list[float]
+    pixel: float | None = None
 
 
 class Views:
@@ -188,9 +193,7 @@ class Views:
     @classmethod
     def load(cls, path: Path) -> "Views":
         """Read what `save` wrote."""
-        import json
-
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files if name != "planes"}
             planes = [Plane.model_validate(entry) for entry in json.loads(str(stored["planes"]))]
         return cls(planes, arrays)

@@ -1,9 +1,9 @@
 """Sums over a sliding window, axis by axis: the loop under every local metric.
 
-Outside the image counts as zero, so that `window_sum(weights * image) / window_sum(weights)` is a local mean that is right
-at the border and at the edge of a mask. A symmetric window is its own adjoint: the gradient is the same sum of the incoming
-gradient. A box is summed by doubling (a window of 9 takes 4 additions an axis, not 8) and never by running totals, which
-lose digits in float32.
+Outside the image counts as zero, so that `window_sum(weights * image) / window_sum(weights)` is a local mean that is
+right at the border and at the edge of a mask. A symmetric window is its own adjoint: the gradient is the same sum of
+the incoming gradient. A box is summed by doubling (a window of 9 takes 4 additions an axis, not 8) and never by running
+totals, which lose digits in float32.
 """
 
 import math

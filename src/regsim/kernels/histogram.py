@@ -1,8 +1,8 @@
 """Joint histogram with cubic B-spline (Parzen) windows, differentiable: the loop under mutual information.
 
-Each voxel adds the outer product of two windows of four bins. Both images' windows are laid out as dense rows of a block of
-voxels and multiplied, block by block, so that memory stays small whatever the volume and the sum does not depend on
-thread order.
+Each voxel adds the outer product of two windows of four bins. Both images' windows are laid out as dense rows of a
+block of voxels and multiplied, block by block, so that memory stays small whatever the volume and the sum does not
+depend on thread order.
 """
 
 from typing import Any
@@ -11,14 +11,15 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+_BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 def joint_histogram(first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor, bins: int) -> torch.Tensor:
     """Weighted joint histogram, `(M, bins, bins)` in float64; rows belong to `first`.
 
     Args:
-        first: positions in bins, `(M, V)`, within [1, bins - 2]: the window of position p covers the four bins around it.
+        first: positions in bins, `(M, V)`, within [1, bins - 2]: the window of position p covers the four bins around
+            it.
         second: alike.
         weights: weight of each voxel, `(M, V)`; no gradient.
         bins: at least 4.
@@ -44,9 +45,7 @@ def look_up(first: torch.Tensor, second: torch.Tensor, table: torch.Tensor) -> t
 
 class _JointHistogram(Function):
     @staticmethod
-    def forward(
-        ctx: Any, first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor, bins: int
-    ) -> torch.Tensor:
+    def forward(ctx: Any, first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor, bins: int) -> torch.Tensor:
         ctx.save_for_backward(first, second, weights)
         ctx.bins = bins
         counts = first.new_zeros((first.shape[0], bins, bins), dtype=torch.float64)
@@ -56,10 +55,8 @@ class _JointHistogram(Function):
         return counts
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(
-        ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         first, second, weights = ctx.saved_tensors
         table = gradient.to(first.dtype)
         to_first = _slope(second, first, weights, table.transpose(1, 2)) if ctx.needs_input_grad[0] else None

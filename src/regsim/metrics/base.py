@@ -1,7 +1,7 @@
 """The metric contract: what every metric, classical or learned, ours or a stranger's, promises.
 
-A metric compares a fixed with a moving image that lie on one grid. Subclasses write `_bind` (the fixed image's half of the
-work) and `_compare` (the rest); everything else is here.
+A metric compares a fixed with a moving image that lie on one grid. Subclasses write `_bind` (the fixed image's half of
+the work) and `_compare` (the rest); everything else is here.
 """
 
 import inspect
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from regsim import checks
-from regsim.errors import SettingsError, unknown_name
+from regsim.errors import InputError, SettingsError, unknown_name
 
 Expects = Literal["any", "unit"]
 REGISTRY: dict[str, type["AbstractMetric"]] = {}
@@ -23,8 +23,9 @@ REGISTRY: dict[str, type["AbstractMetric"]] = {}
 class BoundMetric:
     """A metric whose fixed half is done: `bound(moving, overlap=None) -> (N,)`, the published value.
 
-    `overlap`: `(N or 1, 1, *spatial)` weights in [0, 1] that say where the moving image has data; they multiply the mask
-    where contributions are averaged. Registration uses only this.
+    `overlap`: `(N or 1, 1, *spatial)` weights in [0, 1] that say where the moving image has data; they multiply the
+    mask where contributions are averaged, and no gradient flows to them (a cost must not fall by pushing the images
+    apart). Registration uses only this.
     """
 
     def __init__(self, compare: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]):
@@ -66,11 +67,11 @@ class AbstractMetric(nn.Module, ABC):
         if "name" in cls.__dict__ and cls.__module__.startswith("regsim.metrics."):
             REGISTRY[cls.name] = cls
 
-    # --- what a metric writes -------------------------------------------------------------------------------------
+    # --- what a metric writes ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> Any:
-        """The fixed half. `fixed` is `(M, 1, *spatial)` (channels are folded into the batch), `weights` alike or None."""
+        """The fixed half. `fixed` is `(M, 1, *spatial)` (channels folded into the batch), `weights` alike or None."""
 
     @abstractmethod
     def _compare(self, state: Any, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
@@ -82,7 +83,7 @@ class AbstractMetric(nn.Module, ABC):
 
     # --- what everybody calls ---------------------------------------------------------------------------------------
 
-    @final
+    @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The published value for each pair of a batch.
 
@@ -95,12 +96,10 @@ class AbstractMetric(nn.Module, ABC):
             `(N,)`.
 
         Raises:
-            InputError: wrong rank, empty, integer values.
+            InputError: wrong rank, empty, integer values, two types or devices; a mask outside [0, 1].
             GridError: shapes that differ.
         """
-        checks.image_batch(moving, "moving")
-        checks.image_batch(fixed, "fixed")
-        checks.same_shape(fixed, moving)
+        _check_pair(fixed, moving)
         return self.bind(fixed, mask)(moving)
 
     @final
@@ -111,9 +110,8 @@ class AbstractMetric(nn.Module, ABC):
         state = self._bind(_fold(_inside(fixed, weights)), _repeat(weights, fixed.shape[1]))
 
         def compare(moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
-            checks.image_batch(moving, "moving")
-            checks.same_shape(fixed, moving)
-            seen = None if overlap is None else checks.mask_batch(overlap, fixed, "overlap")
+            _check_pair(fixed, moving)
+            seen = None if overlap is None else checks.mask_batch(overlap.detach(), fixed, "overlap")
             values = self._compare(state, _fold(_inside(moving, weights)), _repeat(seen, fixed.shape[1]))
             return values.reshape(fixed.shape[0], fixed.shape[1]).mean(dim=1)
 
@@ -126,9 +124,7 @@ class AbstractMetric(nn.Module, ABC):
         Raises:
             SettingsError: this metric has no local map (`has_map`).
         """
-        checks.image_batch(moving, "moving")
-        checks.image_batch(fixed, "fixed")
-        checks.same_shape(fixed, moving)
+        _check_pair(fixed, moving)
         weights = None if mask is None else checks.mask_batch(mask, fixed)
         state = self._bind(_fold(_inside(fixed, weights)), _repeat(weights, fixed.shape[1]))
         local = self._local(state, _fold(_inside(moving, weights))).reshape(fixed.shape).mean(dim=1, keepdim=True)
@@ -141,12 +137,37 @@ class AbstractMetric(nn.Module, ABC):
 
     @classmethod
     def create(cls, **settings: Any) -> Self:
-        """Construct with named settings; an unknown one is an error that names the nearest."""
-        known = [name for name in inspect.signature(cls).parameters if name != "self"]
-        for name in settings:
+        """Construct with named settings; an unknown name, or a value not of the default's kind, is an error."""
+        known = {name: setting.default for name, setting in inspect.signature(cls).parameters.items()}
+        for name, value in settings.items():
             if name not in known:
-                raise unknown_name(f"setting of metric '{cls.name}'", name, known)
+                raise unknown_name(f"setting of metric '{cls.name}'", name, list(known))
+            if not _same_kind(value, known[name]):
+                kind = type(known[name]).__name__
+                raise SettingsError(f"{cls.name}: setting '{name}' expects {kind}, got {value!r}")
         return cls(**settings)
+
+
+def _same_kind(value: object, default: object) -> bool:
+    """Whether a setting may take this value: int for int, int or float for float; no default allows all."""
+    if isinstance(default, bool | str):
+        return isinstance(value, type(default))
+    if isinstance(default, int | float):
+        allowed = int if isinstance(default, int) else int | float
+        return isinstance(value, allowed) and not isinstance(value, bool)
+    return True
+
+
+def _check_pair(fixed: torch.Tensor, moving: torch.Tensor) -> None:
+    """One rank, one shape, one floating type, one device."""
+    checks.image_batch(moving, "moving")
+    checks.image_batch(fixed, "fixed")
+    checks.same_shape(fixed, moving)
+    if fixed.dtype != moving.dtype or fixed.device != moving.device:
+        raise InputError(
+            f"fixed is {fixed.dtype} on {fixed.device}, moving {moving.dtype} on {moving.device}; "
+            "convert one with moving.to(fixed)"
+        )
 
 
 def _inside(tensor: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
@@ -178,3 +199,15 @@ def combine(weights: torch.Tensor | None, overlap: torch.Tensor | None) -> torch
     if weights is None or overlap is None:
         return overlap if weights is None else weights
     return weights * overlap
+
+
+def extremes(image: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minimum and maximum of each item where weights are positive, `(M,)`; 0 and 0 where none are."""
+    flat = image.flatten(1)
+    if weights is None:
+        return flat.amin(dim=1), flat.amax(dim=1)
+    seen = (weights > 0).flatten(1)
+    empty = ~seen.any(dim=1)
+    low = torch.where(seen, flat, math.inf).amin(dim=1).masked_fill(empty, 0)
+    high = torch.where(seen, flat, -math.inf).amax(dim=1).masked_fill(empty, 0)
+    return low, high

@@ -21,15 +21,15 @@ class _State:
 class NormalisedGradientFields(AbstractMetric):
     """Are edges parallel? Compares the direction of gradients, whatever their sign and strength.
 
-    `n = grad / sqrt(|grad|^2 + e^2)` in both images; value = `mean(1 - <n_f, n_m>^2)` over the mask. No unit. Range [0, 1]; lower
-    is better. Map: `1 - <n_f, n_m>^2`. Gradients are central differences in voxels, one-sided where a neighbour lies outside
-    the image or the mask, and 0 where both do. The edge parameter of each image is `e = edge * mean(|grad|)` over the mask: weaker
-    gradients count as noise.
+    `n = grad / sqrt(|grad|^2 + e^2)` in both images; value = `mean(1 - <n_f, n_m>^2)` over the mask. No unit. Range [0,
+    1]; lower is better. Map: `1 - <n_f, n_m>^2`. Gradients are central differences in voxels, one-sided where a
+    neighbour lies outside the image or the mask, and 0 where both do. The edge parameter of each image is `e = edge *
+    mean(|grad|)` over the mask: weaker gradients count as noise.
 
     Convention:
-        1 where either image is flat, so identical images do not reach 0. Haber and Modersitzki integrate over millimetres and
-        also offer the cross product; the mean over voxels makes values comparable across sizes. An empty mask gives 0, a
-        constant image 1.
+        1 where either image is flat, so identical images do not reach 0. Haber and Modersitzki integrate over
+        millimetres and also offer the cross product; the mean over voxels makes values comparable across sizes. An
+        empty mask gives 0, a constant image 1.
 
     Args:
         edge: the edge parameter as a multiple of the mean gradient.
@@ -75,7 +75,7 @@ class NormalisedGradientFields(AbstractMetric):
         square = gradient.square().sum(dim=1, keepdim=True)
         mean = weighted_mean((square + _TINY).sqrt(), weights, None)
         noise = (self.edge * mean).square().reshape((-1,) + (1,) * (image.ndim - 1))
-        return gradient * (square + noise + _TINY).rsqrt()
+        return gradient / (square + noise + _TINY).sqrt()
 
 
 def _slope(image: torch.Tensor, weights: torch.Tensor | None, axis: int) -> torch.Tensor:

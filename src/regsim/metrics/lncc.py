@@ -26,16 +26,18 @@ class _State:
 class LocalNormalisedCrossCorrelation(AbstractMetric):
     """Squared correlation in a window around each voxel, averaged: the standard driver within one contrast.
 
-    `cc^2 = cov(f, m)^2 / (var(f) * var(m))` over a box of `window` voxels a side; value = mean of cc^2 over the mask. No unit.
-    Range [0, 1], 1 = locally equal up to brightness and (also negative) contrast; higher is better. Map: `1 - cc^2`.
-    Windows at the border and at the mask's edge hold fewer voxels and are averaged over those.
+    `cc^2 = cov(f, m)^2 / (var(f) * var(m))` over a box of `window` voxels a side; value = mean of cc^2 over the mask.
+    No unit. Range [0, 1], 1 = locally equal up to brightness and (also negative) contrast; higher is better. Map: `1 -
+    cc^2`. Windows at the border and at the mask's edge hold fewer voxels and are averaged over those.
 
-    Flat windows: a local variance below 1e-4 of the image's own (1 % of its standard deviation) is raised to that, so flat
-    noiseless background gives cc^2 = 0 with a gradient that stays small. A constant image, or an empty mask, gives 0.
+    Flat windows: a local variance below 1e-4 of the image's own (1 % of its standard deviation) is raised to that, so
+    flat noiseless background gives cc^2 = 0 with a gradient that stays small. A constant image, or an empty mask, gives
+    0.
 
     Convention:
-        "LNCC" is used for cc and for cc^2; this is cc^2, as in ANTs, VoxelMorph and MONAI (whose losses are negated). The
-        box is rectangular; elastix and NiftyReg use Gaussian weights. Peers zero-pad at the border; here the window shrinks.
+        "LNCC" is used for cc and for cc^2; this is cc^2, as in ANTs, VoxelMorph and MONAI (whose losses are negated).
+        The box is rectangular; elastix and NiftyReg use Gaussian weights. Peers zero-pad at the border; here the window
+        shrinks.
 
     Args:
         window: voxels a side, odd, at least 3.
@@ -50,7 +52,8 @@ class LocalNormalisedCrossCorrelation(AbstractMetric):
         1.0
 
     References:
-        Avants et al., Symmetric diffeomorphic image registration with cross-correlation, 2008, doi:10.1016/j.media.2007.06.004.
+        Avants et al., Symmetric diffeomorphic image registration with cross-correlation, 2008,
+        doi:10.1016/j.media.2007.06.004.
     """
 
     name = "lncc"

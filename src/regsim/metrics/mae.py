@@ -13,8 +13,8 @@ State = tuple[torch.Tensor, torch.Tensor | None]
 class MeanAbsoluteError(AbstractMetric):
     """Mean absolute difference of intensities.
 
-    `mae = mean(|fixed - moving|)` over the mask. Unit: intensity. Range [0, inf), 0 = identical; lower is better.
-    One contrast only, less swayed by outliers than the squared error. Map: absolute difference per voxel. Where the images
+    `mae = mean(|fixed - moving|)` over the mask. Unit: intensity. Range [0, inf), 0 = identical; lower is better. One
+    contrast only, less swayed by outliers than the squared error. Map: absolute difference per voxel. Where the images
     are equal the gradient is 0.
 
     Example:

@@ -9,12 +9,8 @@ import torch.nn.functional as F
 
 from regsim.errors import InputError, SettingsError
 from regsim.kernels.box import box_sum
+from regsim.kernels.self_similarity import Channels, describe, square_distance
 from regsim.metrics.base import AbstractMetric, weighted_mean
-
-_CLAMP = 1e-3
-"""A voxel's noise estimate is held between this part of the image's mean estimate and its inverse multiple."""
-_TINY = 1e-30
-"""Keeps a constant image's 0 / 0 at 0."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +18,7 @@ class _Scale:
     """What one dilation needs of the fixed image and the mask."""
 
     dilation: int
-    share: torch.Tensor  # 1 / valid voxel pairs in each patch, 0 where there are none; (M or 1, channels, *spatial)
-    valid: torch.Tensor  # the same as bool
-    channels: torch.Tensor  # how many are valid, at least 1; (M or 1, 1, *spatial)
+    channels: Channels
     descriptor: torch.Tensor
 
 
@@ -37,20 +31,22 @@ class _State:
 class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
     """Compares how each voxel's surroundings resemble each other, not intensities: strong between contrasts.
 
-    For each pair (a, b) of face neighbours of a voxel that are sqrt(2) `dilation` apart (12 in 3-D, 4 in 2-D), `D` is the mean
-    squared difference of the patches around a and b. `mind = exp(-(D - min D) / v)`, with v the mean of `D - min D` over the
-    pairs, held within [0.001, 1000] times its mean over the image. Value = mean over voxels and pairs of the SQUARED
-    difference of the two images' descriptors. No unit. Range [0, 1], 0 = identical; lower is better. Map: the mean over pairs.
+    For each pair (a, b) of face neighbours of a voxel that are sqrt(2) `dilation` apart (12 in 3-D, 4 in 2-D), D is
+    the mean squared difference of the patches around a and b. `mind = exp(-(D - min(D)) / v)`, where v, the mean of
+    `D - min(D)` over the pairs, is held within [0.001, 1000] times its mean over the image. Value = mean over voxels
+    and pairs of the SQUARED difference of the two images' descriptors. No unit. Range [0, 1], 0 = identical; lower is
+    better. Map: the mean over pairs.
 
-    A patch counts the voxel pairs that lie in the image and in the mask; a pair of patches without any is left out of its
-    voxel. An axis too short for `dilation` takes no part (a volume of one slice is compared as a picture). A constant image
-    has the descriptor 1 everywhere; an empty mask gives 0.
+    A patch counts the voxel pairs that lie in the image and in the mask; a pair of patches without any is left out of
+    its voxel. An axis too short for `dilation` takes no part (a volume of one slice is compared as a picture). A
+    constant image has the descriptor 1 everywhere; an empty mask gives 0.
 
     Convention:
-        The 2012 paper compares by absolute differences, the 2013 paper by Hamming distance of quantised descriptors; public
-        MIND-SSC losses, and this, use the mean of squares. They pad the border by its own values; here patches shrink.
-        Subtracting the minimum and clamping v follow the public code. The clamp makes a value depend (little) on the field of
-        view: compare values on one grid and mask only. Distances are in voxels: resample anisotropic volumes first.
+        The 2012 paper compares by absolute differences, the 2013 paper by Hamming distance of quantised descriptors;
+        public MIND-SSC losses, and this, use the mean of squares. They pad the border by its own values; here patches
+        shrink. Subtracting the minimum and clamping v follow the public code. The clamp makes a value depend (little)
+        on the field of view: compare values on one grid and mask only. Distances are in voxels: resample anisotropic
+        volumes first.
 
     Args:
         radius: of the patches, in voxels; 1 means 3 voxels a side.
@@ -64,12 +60,12 @@ class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
     Example:
         >>> import torch
         >>> checks = torch.arange(36.0).reshape(1, 1, 6, 6) % 5
-        >>> round(ModalityIndependentNeighbourhoodDescriptor(dilation=1)(checks, checks.square()).item(), 4)
-        0.0166
+        >>> round(ModalityIndependentNeighbourhoodDescriptor(dilation=1)(checks, checks.roll(1, 3)).item(), 4)
+        0.0211
 
     References:
         Heinrich et al., MIND, 2012, doi:10.1016/j.media.2012.05.008.
-        Heinrich et al., Towards realtime multimodal fusion ... self-similarities, 2013, doi:10.1007/978-3-642-40811-3_24.
+        Heinrich et al., self-similarity context (MIND-SSC), 2013, doi:10.1007/978-3-642-40811-3_24.
     """
 
     name = "mind"
@@ -84,8 +80,8 @@ class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
         self.dilations = (dilation,) if dilations is None else tuple(dilations)
         if radius < 0:
             raise SettingsError(f"mind: radius must be at least 0, got {radius}")
-        if not self.dilations or min(self.dilations) < 1:
-            raise SettingsError(f"mind: dilations must be at least 1, got {self.dilations}")
+        if not self.dilations or not all(isinstance(each, int) and each >= 1 for each in self.dilations):
+            raise SettingsError(f"mind: dilations must be whole numbers of at least 1, got {self.dilations}")
 
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
         return _State(weights, [self._scale(fixed, weights, dilation) for dilation in self.dilations])
@@ -96,38 +92,31 @@ class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
     def _local(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
         local = torch.zeros_like(moving)
         for scale in state.scales:
-            other = self._descriptor(moving, state.weights, scale)
-            local = local + (other - scale.descriptor).square().sum(dim=1, keepdim=True) / scale.channels
+            sums = self._patches(moving, state.weights, scale.dilation)
+            local = local + square_distance(sums, scale.descriptor, scale.channels)
         return local / len(state.scales)
 
     def _scale(self, fixed: torch.Tensor, weights: torch.Tensor | None, dilation: int) -> _Scale:
         """Counts of valid voxel pairs, from the mask alone, and the fixed image's descriptor."""
         if sum(length > dilation for length in fixed.shape[2:]) < 2:
             raise InputError(
-                f"mind: needs two axes longer than the dilation {dilation}, got {tuple(fixed.shape[2:])}; lower the dilation"
+                f"mind: needs two axes longer than its dilation {dilation}, got {tuple(fixed.shape[2:])}; lower it"
             )
         inside = fixed.new_ones((1, 1, *fixed.shape[2:])) if weights is None else weights
         held = self._patches(None, inside, dilation)
         valid = held > 0
         share = torch.where(valid, held, torch.ones_like(held)).reciprocal() * valid
-        channels = valid.sum(dim=1, keepdim=True).clamp_min(1).to(fixed.dtype)
-        bare = _Scale(dilation, share, valid, channels, fixed)
-        return _Scale(dilation, share, valid, channels, self._descriptor(fixed, weights, bare))
-
-    def _descriptor(self, image: torch.Tensor, weights: torch.Tensor | None, scale: _Scale) -> torch.Tensor:
-        """MIND-SSC, `(M, channels, *spatial)`; 1 at invalid channels, in both images alike."""
-        distance = self._patches(image, weights, scale.dilation) * scale.share
-        lowest = torch.where(scale.valid, distance, torch.inf).amin(dim=1, keepdim=True)
-        excess = torch.where(scale.valid, distance - lowest, 0.0)
-        noise = excess.sum(dim=1, keepdim=True) / scale.channels
-        typical = weighted_mean(noise, weights, None).reshape((-1,) + (1,) * (image.ndim - 1))
-        noise = torch.minimum(torch.maximum(noise, _CLAMP * typical), typical / _CLAMP)
-        return torch.exp(-excess / noise.clamp_min(_TINY))
+        counts = valid.sum(dim=1, keepdim=True).clamp_min(1).to(fixed.dtype)
+        total = inside.flatten(1).sum(dim=1).clamp_min(torch.finfo(fixed.dtype).tiny)
+        importance = inside / total.reshape((-1,) + (1,) * (fixed.ndim - 1))
+        channels = Channels(share, valid, counts, importance)
+        return _Scale(dilation, channels, describe(self._patches(fixed, weights, dilation), channels))
 
     def _patches(self, image: torch.Tensor | None, weights: torch.Tensor | None, dilation: int) -> torch.Tensor:
         """Patch sums of the squared differences of two neighbours, one channel for each pair of neighbours.
 
-        Two pairs share each difference of places; they read the same patch sums, shifted. Without an image: counts of pairs.
+        Two pairs share each difference of places; they read the same patch sums, shifted. Without an image: counts of
+        pairs.
         """
         like = image if image is not None else weights
         assert like is not None
@@ -147,7 +136,8 @@ class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
 def _places(
     shape: torch.Size, i: int, j: int, sign: int, dilation: int
 ) -> tuple[tuple[slice, ...], tuple[slice, ...], list[int]]:
-    """Where voxels z, and their partners `sign * dilation` further along axis i and `dilation` along axis j, both exist.
+    """Where voxels z, and their partners `sign * dilation` further along axis i and `dilation` along axis j, both
+    exist.
 
     The margins (in the order of `F.pad`) extend that region to `dilation` voxels beyond the image on both axes.
     """

@@ -13,8 +13,8 @@ State = tuple[torch.Tensor, torch.Tensor | None]
 class MeanSquaredError(AbstractMetric):
     """Mean squared difference of intensities.
 
-    `mse = mean((fixed - moving)^2)` over the mask. Unit: squared intensity. Range [0, inf), 0 = identical; lower is better.
-    One contrast only: any change of brightness counts as misalignment. Map: squared difference per voxel.
+    `mse = mean((fixed - moving)^2)` over the mask. Unit: squared intensity. Range [0, inf), 0 = identical; lower is
+    better. One contrast only: any change of brightness counts as misalignment. Map: squared difference per voxel.
 
     Example:
         >>> import torch

@@ -8,7 +8,7 @@ import torch
 
 from regsim.errors import SettingsError
 from regsim.kernels.histogram import joint_histogram, look_up
-from regsim.metrics.base import AbstractMetric, combine
+from regsim.metrics.base import AbstractMetric, combine, extremes
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class _State:
 class AbstractHistogramMetric(AbstractMetric):
     """What both have in common: intensities as positions in bins, and the joint histogram of a pair.
 
-    Each image's range (minimum to maximum within the mask, of each item; for the moving image within mask and overlap, and
-    held constant in the gradient) is laid on the positions 1 to bins - 2, so that no window leaves the histogram.
+    Each image's range (minimum to maximum within the mask, of each item; for the moving image within mask and overlap,
+    and held constant in the gradient) is laid on the positions 1 to bins - 2, so that no window leaves the histogram.
     """
 
     multimodal = True
@@ -52,7 +52,7 @@ class AbstractHistogramMetric(AbstractMetric):
 
     def _positions(self, image: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         flat = image.flatten(1)
-        low, high = _extremes(flat.detach(), None if weights is None else weights.flatten(1))
+        low, high = (bound.unsqueeze(1) for bound in extremes(image.detach(), weights))
         span = high - low
         slope = torch.where(span > 0, (self.bins - 3) / torch.where(span > 0, span, torch.ones_like(span)), 0.0)
         return 1 + ((flat - low) * slope).clamp(0, self.bins - 3)
@@ -61,15 +61,15 @@ class AbstractHistogramMetric(AbstractMetric):
 class MutualInformation(AbstractHistogramMetric):
     """How much one image's intensities tell about the other's: the classical metric between contrasts.
 
-    `mi = H(F) + H(M) - H(F, M)`, entropies of the joint histogram with cubic B-spline windows on both images. Unit: nats.
-    Range [0, log(bins)], 0 = independent; higher is better. Map: minus the pointwise mutual information
-    `-E[log(p(f, m) / (p(f) p(m)))]` under each voxel's windows, in nats, whose mean is `-mi`.
-    A constant image, or an empty mask, gives 0.
+    `mi = H(F) + H(M) - H(F, M)`, entropies of the joint histogram with cubic B-spline windows on both images. Unit:
+    nats. Range [0, log(bins)], 0 = independent; higher is better. Map: minus the pointwise mutual information
+    `-E[log(p(f, m) / (p(f) p(m)))]` under each voxel's windows, in nats, whose mean is `-mi`. A constant image, or an
+    empty mask, gives 0.
 
     Convention:
-        In nats (log2 gives bits: divide by 0.6931). The windows spread every voxel over 4 x 4 bins, so `mi(a, a)` stays below
-        `H(a)`, and values depend on `bins`. Mattes' form uses one bin, not a spline, for the fixed image; it is slightly
-        higher and not symmetric. All voxels count (no random subset), so the value is the same at every call.
+        In nats (log2 gives bits: divide by 0.6931). The windows spread every voxel over 4 x 4 bins, so `mi(a, a)` stays
+        below `H(a)`, and values depend on `bins`. Mattes' form uses one bin, not a spline, for the fixed image; it is
+        slightly higher and not symmetric. All voxels count (no random subset), so the value is the same at every call.
 
     Args:
         bins: of each image, at least 5.
@@ -110,12 +110,12 @@ class MutualInformation(AbstractHistogramMetric):
 class NormalisedMutualInformation(AbstractHistogramMetric):
     """Mutual information that does not reward a change of overlap.
 
-    `nmi = (H(F) + H(M)) / H(F, M)`, from the same histogram as `mi`. No unit. Range [1, 2], 1 = independent; higher is better.
-    A constant image, or an empty mask, gives 1. No map.
+    `nmi = (H(F) + H(M)) / H(F, M)`, from the same histogram as `mi`. No unit. Range [1, 2], 1 = independent; higher is
+    better. A constant image, or an empty mask, gives 1. No map.
 
     Convention:
-        Studholme's quotient in [1, 2]; others divide `2 mi` by `H(F) + H(M)`, which lies in [0, 1]. With spline windows 2 is
-        approached, not reached, even by `nmi(a, a)`: see `mi`.
+        Studholme's quotient in [1, 2]; others divide `2 mi` by `H(F) + H(M)`, which lies in [0, 1]. With spline windows
+        2 is approached, not reached, even by `nmi(a, a)`: see `mi`.
 
     Args:
         bins: of each image, at least 5.
@@ -127,7 +127,7 @@ class NormalisedMutualInformation(AbstractHistogramMetric):
         >>> import torch
         >>> halves = torch.tensor([0.0, 1.0]).repeat(8).reshape(1, 1, 4, 4)
         >>> round(NormalisedMutualInformation()(halves, 1 - halves).item(), 4)
-        1.2853
+        1.2854
 
     References:
         Studholme, Hill and Hawkes, 1999, doi:10.1016/S0031-3203(98)00091-0.
@@ -147,14 +147,3 @@ class NormalisedMutualInformation(AbstractHistogramMetric):
 def _entropy(probability: torch.Tensor) -> torch.Tensor:
     """Entropy in nats along the last axis; an empty bin adds nothing, and its gradient stays finite."""
     return -(probability * probability.clamp_min(torch.finfo(probability.dtype).tiny).log()).sum(dim=-1)
-
-
-def _extremes(flat: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimum and maximum of each item where weights are positive, `(M, 1)`; 0 and 0 where none are."""
-    if weights is None:
-        return flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
-    seen = weights > 0
-    low = torch.where(seen, flat, flat.new_tensor(math.inf)).amin(dim=1, keepdim=True)
-    high = torch.where(seen, flat, flat.new_tensor(-math.inf)).amax(dim=1, keepdim=True)
-    empty = low > high
-    return torch.where(empty, torch.zeros_like(low), low), torch.where(empty, torch.zeros_like(high), high)

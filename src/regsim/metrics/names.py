@@ -23,11 +23,13 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
     """A metric from its name and settings; a metric object comes back as it is.
 
     Args:
-        spec: `name` or `name:setting=value,...`. Values: numbers, true, false, none, a tuple as `1x2` or `(1, 2)`, else a word.
+        spec: `name` or `name:setting=value,...`. Values: numbers, true, false, none, a tuple as `1x2` or `(1, 2)`, else
+            a word.
         **settings: the same by keyword; they win over the spec.
 
     Raises:
-        SettingsError: unknown metric or setting (the message lists the known ones), a value out of its range or of a wrong
+        SettingsError: unknown metric or setting (the message lists the known ones), a value out of its range or of a
+            wrong
             kind, settings for a metric object.
 
     Example:
@@ -40,7 +42,9 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
     """
     if isinstance(spec, AbstractMetric):
         if settings:
-            raise SettingsError(f"settings {sorted(settings)} given with a ready metric '{spec.name}'; give its name instead")
+            raise SettingsError(
+                f"settings {sorted(settings)} given with a ready metric '{spec.name}'; give its name instead"
+            )
         return spec
     name, _, text = spec.strip().partition(":")
     if name not in REGISTRY:
@@ -49,7 +53,9 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
     try:
         return REGISTRY[name].create(**together)
     except TypeError as error:
-        raise SettingsError(f"metric '{name}': a setting has the wrong kind of value in {together} ({error})") from error
+        raise SettingsError(
+            f"metric '{name}': a setting has the wrong kind of value in {together} ({error})"
+        ) from error
 
 
 def _parse(text: str, spec: str) -> dict[str, Any]:

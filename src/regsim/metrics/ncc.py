@@ -49,7 +49,8 @@ class NormalisedCrossCorrelation(AbstractMetric):
         -1.0
 
     References:
-        Lewis, Fast normalized cross-correlation, Vision Interface 1995. For images: doi:10.1109/TMI.2013.2265603.
+        Lewis, Fast normalized cross-correlation, Vision Interface 1995.
+        Sotiras et al., Deformable medical image registration: a survey, 2013, doi:10.1109/TMI.2013.2265603.
     """
 
     name = "ncc"

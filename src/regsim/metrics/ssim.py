@@ -7,7 +7,7 @@ import torch
 
 from regsim.errors import SettingsError
 from regsim.kernels.box import box_sum, gaussian_sum
-from regsim.metrics.base import AbstractMetric, weighted_mean
+from regsim.metrics.base import AbstractMetric, extremes, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,17 @@ class _State:
 class StructuralSimilarity(AbstractMetric):
     """Luminance, contrast and structure of local windows, multiplied and averaged.
 
-    `ssim = (2 a b + c1) (2 cov + c2) / ((a^2 + b^2 + c1) (var_f + var_m + c2))`, with a, b the local means,
-    `c1 = (k1 L)^2`, `c2 = (k2 L)^2` and L the data range; value = mean over the mask. No unit. Range [-1, 1], 1 = identical;
-    higher is better. Map: `1 - ssim`. Windows at the border and at the mask's edge are averaged over the voxels they hold.
+    `ssim = (2 a b + c1) (2 cov + c2) / ((a^2 + b^2 + c1) (var_f + var_m + c2))`, with a, b the local means, `c1 = (k1
+    L)^2`, `c2 = (k2 L)^2` and L the data range; value = mean over the mask. No unit. Range [-1, 1], 1 = identical;
+    higher is better. Map: `1 - ssim`. Windows at the border and at the mask's edge are averaged over the voxels they
+    hold.
 
     Convention:
-        L matters: 8-bit pictures use 255. By default L is the fixed image's maximum minus minimum within the mask (of each
-        item and channel), which makes the value unsymmetric: give `data_range` to compare across images. A constant fixed
-        image has no range; L is then 1. Variances are those of the window (divided by n), as Wang's; scikit-image divides
-        by n - 1 unless told otherwise. A volume uses 3-D windows, not slices. An empty mask gives 0.
+        L matters: 8-bit pictures use 255. By default L is the fixed image's maximum minus minimum within the mask (of
+        each item and channel), which makes the value unsymmetric: give `data_range` to compare across images. A
+        constant fixed image has no range; L is then 1. Variances are those of the window (divided by n), as Wang's;
+        scikit-image divides by n - 1 unless told otherwise. A volume uses 3-D windows, not slices. An empty mask gives
+        0.
 
     Args:
         window: "gaussian" (sigma 1.5, cut at 3.5 sigma: 11 voxels) or "uniform".
@@ -123,11 +125,7 @@ class StructuralSimilarity(AbstractMetric):
         """The data range of each item, `(M,)`."""
         if self.data_range is not None:
             return fixed.new_full((fixed.shape[0],), self.data_range)
-        seen = fixed if weights is None else torch.where(weights > 0, fixed, fixed.new_tensor(float("nan")))
-        flat = fixed.detach().flatten(1)
-        inside = ~seen.detach().flatten(1).isnan()
-        high = torch.where(inside, flat, flat.new_tensor(-torch.inf)).amax(dim=1)
-        low = torch.where(inside, flat, flat.new_tensor(torch.inf)).amin(dim=1)
+        low, high = extremes(fixed, weights)
         span = high - low
         return torch.where(span > 0, span, torch.ones_like(span))
 

@@ -85,7 +85,7 @@ def warped_grid(grid: Array, background: Array, lines: int = 22) -> bytes:
     `grid`: `(2, height, width)`, the row and column that every pixel is mapped to; its level lines are the grid lines.
     """
     figure, axes = _panel(background.shape)
-    axes.imshow(background, cmap="gray", vmin=0, vmax=255, alpha=0.55, interpolation="bilinear")
+    axes.imshow(background, cmap="gray", vmin=0, vmax=255, alpha=0.7, interpolation="bilinear")
     step = max(2.0, max(background.shape) / lines)
     for coordinate, colour in zip(_finite(grid), ("#ffb454", "#5cc8ff"), strict=True):
         low, high = _range(coordinate)

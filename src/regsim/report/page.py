@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -35,7 +35,7 @@ def write_registration_page(folder: Path, target: Path | None = None) -> Path:
     results = read_results(folder / "results.json")
     notes: list[str] = []
     provenance = _optional(folder / "run.json", _read_provenance, notes)
-    views = _optional(folder / "views.npz", Views.load, notes)
+    views = _optional(folder / "views.npz", _read_views, notes)
     results = results.model_copy(update={"notes": [*results.notes, *notes]})
     page = render_registration_page(results, provenance, views)
     target = folder / PAGE_NAME if target is None else target
@@ -59,12 +59,13 @@ def render_registration_page(
     results: RegistrationResults, provenance: Provenance | None = None, views: Views | None = None
 ) -> str:
     """The whole page as text. Without `views` it has no pictures, without `provenance` no versions and inputs."""
+    views = Views([], {}) if views is None else views
     planes = _planes(results, views)
     return _environment().get_template("registration.html.j2").render(
         results=results,
         provenance=provenance,
         planes=planes,
-        skipped=[plane.name for plane in views.planes if plane.name not in {p.name for p in planes}] if views else [],
+        skipped=[plane.name for plane in views.planes if plane.name not in {shown.name for shown in planes}],
         outcome=wording.outcome(results),
         tiles=wording.tiles(results),
         convergence=_convergence(results),
@@ -76,9 +77,7 @@ def render_registration_page(
     )  # fmt: skip
 
 
-def _planes(results: RegistrationResults, views: Views | None) -> list[pictures.PlanePictures]:
-    if views is None:
-        return []
+def _planes(results: RegistrationResults, views: Views) -> list[pictures.PlanePictures]:
     made = [pictures.plane_pictures(plane, views, results.unit) for plane in views.planes]
     return [plane for plane in made if plane is not None]
 
@@ -94,13 +93,12 @@ def _convergence(results: RegistrationResults) -> dict[str, str]:
     }
 
 
-def _jacobian(views: Views | None) -> dict[str, object]:
+def _jacobian(views: Views) -> dict[str, object]:
     """The Jacobian map of every plane that has one, with the one colour scale that they share."""
     stacks = {}
-    for plane in views.planes if views else []:
-        stack, fixed = views.stack(plane.name, "jacobian") if views else None, None
-        fixed = views.stack(plane.name, "fixed") if views else None
-        if stack is not None and fixed is not None and stack.shape == fixed.shape and stack.size:
+    for plane in views.planes:
+        stack, fixed = views.stack(plane.name, "jacobian"), views.stack(plane.name, "fixed")
+        if stack is not None and fixed is not None and stack.ndim == 3 and stack.shape == fixed.shape and stack.size:
             stacks[plane.name] = (stack, fixed)
     if not stacks:
         return {}
@@ -114,19 +112,14 @@ def _jacobian(views: Views | None) -> dict[str, object]:
     return {"maps": maps, "colours": colours, "marks": marks, "folded": figures.FOLDED}
 
 
-def _grids(views: Views | None) -> list[dict[str, object]]:
+def _grids(views: Views) -> list[dict[str, object]]:
     """The warped grid of every plane that has one, on its middle slice."""
     made: list[dict[str, object]] = []
-    for plane in views.planes if views else []:
-        grid = views.stack(plane.name, "grid") if views else None
-        after = views.stack(plane.name, "after") if views else None
-        if (
-            grid is None
-            or after is None
-            or grid.ndim != 4
-            or (len(grid), *grid.shape[2:]) != after.shape
-            or not grid.size
-        ):
+    for plane in views.planes:
+        grid, after = views.stack(plane.name, "grid"), views.stack(plane.name, "after")
+        if grid is None or after is None or grid.ndim != 4 or not grid.size:
+            continue
+        if grid.shape != (len(after), 2, *after.shape[1:]):
             continue
         index = len(grid) // 2
         uri = pictures.data_uri(figures.warped_grid(grid[index], after[index]))
@@ -170,6 +163,13 @@ def _optional(path: Path, read: Callable[[Path], Content], notes: list[str]) -> 
 
 def _read_provenance(path: Path) -> Provenance:
     return Provenance.model_validate_json(path.read_bytes())
+
+
+def _read_views(path: Path) -> Views:
+    """Checked first, because numpy leaves a truncated archive open."""
+    if not is_zipfile(path):
+        raise BadZipFile(f"{path.name} is cut short")
+    return Views.load(path)
 
 
 def _first_mistake(error: ValidationError) -> str:

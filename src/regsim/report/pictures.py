@@ -117,4 +117,4 @@ def _positions(plane: Plane, slices: int, unit: str) -> list[str]:
     """A label for every slice: where it lies if that is known, else its number."""
     if len(plane.positions) != slices:
         return [f"slice {index + 1} of {slices}" for index in range(slices)]
-    return [f"{position:.1f} {unit}".replace("-", wording.MINUS) for position in plane.positions]
+    return [f"{round(position, 1) + 0.0:.1f} {unit}".replace("-", wording.MINUS) for position in plane.positions]

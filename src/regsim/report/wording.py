@@ -39,7 +39,7 @@ def number(value: float, digits: int = 3) -> str:
         return "not defined"
     if math.isinf(value):
         return "infinite" if value > 0 else f"{MINUS}infinite"
-    size = abs(value)
+    size = abs(float(f"{value:.{digits - 1}e}"))  # rounded first, so that 0.0999999 is 0.100
     if size == 0:
         return "0"
     if size < 1e-4 or size >= 1e9:

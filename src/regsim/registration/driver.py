@@ -1,0 +1,335 @@
+"""The registration driver: any metric, any transform, one optimisation loop."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from regsim.errors import GridError, RegistrationError, SettingsError
+from regsim.images.image import Image
+from regsim.metrics import AbstractMetric, load_metric
+from regsim.prepare import rescaled
+from regsim.registration import powell
+from regsim.registration.deformation import Deformation, chain, frozen
+from regsim.registration.initial import choose, starts
+from regsim.registration.level import Level, penalty
+from regsim.registration.log import LevelLog, StepLog
+from regsim.registration.schedule import LINEAR, Goal, Schedule, Stage, schedule_for
+from regsim.registration.schedule import Level as LevelSettings
+from regsim.transforms.base import Transform
+from regsim.transforms.linear import Affine, LinearTransform, Rigid, Similarity
+from regsim.transforms.warp import Method, warp
+
+KINDS: dict[str, type[LinearTransform]] = {"rigid": Rigid, "similarity": Similarity, "affine": Affine}
+LINEAR_END, DEFORMABLE_END = 0.02, 0.1
+CONVERGED_WINDOW, CONVERGED_SHARE = 15, 1e-3
+
+OnStep = Callable[[StepLog], None]
+
+
+@dataclass
+class Registration:
+    """What a registration found. `transform` maps fixed points to moving points."""
+
+    fixed: Image
+    moving: Image
+    transform: Transform
+    initial: Transform
+    start: str
+    schedule: Schedule
+    levels: list[LevelLog] = field(default_factory=list)
+    steps: list[StepLog] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def warped(self, image: Image | None = None, method: Method | None = None) -> Image:
+        """The moving image (or another on its grid, such as a label map) carried onto the fixed grid."""
+        return warp(image or self.moving, self.transform, self.fixed, method)
+
+
+def register(
+    fixed: Image,
+    moving: Image,
+    metric: str | AbstractMetric | None = None,
+    transform: Goal = "rigid",
+    *,
+    initial: Transform | None = None,
+    schedule: Schedule | None = None,
+    on_step: OnStep | None = None,
+    device: str | torch.device = "cpu",
+) -> Registration:
+    """Find the transform that aligns the moving image with the fixed one.
+
+    Each stage lowers `metric.cost` over its levels, coarse to fine, by Adam whose step is a length: every parameter is
+    scaled to the distance by which it moves the image's points, so neither the metric's scale nor the image's matters.
+    In deformable stages the cost is divided by the force that the metric exerts at one voxel of misplacement
+    (`Level.force`); penalties then weigh the same beside every metric.
+
+    Convention:
+        Intensities are scaled to [0, 1] between their 0.1 % and 99.9 % quantiles before they are compared. Masks of the
+        images limit what is compared. The transform maps fixed to moving points (ITK's resampling direction).
+
+    Args:
+        fixed: stays where it is.
+        moving: is brought to it; may lie on any grid.
+        metric: a name (`regsim.metrics.metric_names()`), `name:setting=value`, or a metric object. By default nmi for linear
+            transforms and two-scale MIND for deformable ones.
+        transform: "rigid", "similarity", "affine", "deformable" (affine, then control grid) or "diffeomorphic".
+        initial: a known starting transform, in place of the schedule's start.
+        schedule: the whole plan, in place of the default for `transform` and `metric`.
+        on_step: called after every step (progress).
+        device: where to compute.
+
+    Raises:
+        InputError: a constant image.
+        GridError: 2-D against 3-D, pixels against mm, no overlap at the start.
+        RegistrationError: the cost became NaN or the overlap was lost; it carries the step and the last good transform.
+
+    Example:
+        >>> square = torch.zeros(40, 40)
+        >>> square[10:22, 12:28] = 1.0
+        >>> fixed, moving = Image.of_array(square), Image.of_array(square.roll((3, 2), (0, 1)))
+        >>> found = register(fixed, moving, "mse", "rigid").transform
+        >>> [round(value) for value in found(torch.tensor([[20.0, 20.0]]))[0].tolist()]
+        [22, 23]
+    """
+    _comparable(fixed, moving)
+    ready = metric if isinstance(metric, AbstractMetric) else None
+    name = ready.name if ready else metric if isinstance(metric, str) else None
+    plan = schedule or schedule_for(transform, fixed.grid, name)
+    return _Run(fixed, moving, plan, initial, ready, on_step, torch.device(device)).result()
+
+
+def _comparable(fixed: Image, moving: Image) -> None:
+    if fixed.ndim != moving.ndim:
+        raise GridError(f"fixed '{fixed.name}' is {fixed.ndim}-D, moving '{moving.name}' is {moving.ndim}-D")
+    if fixed.grid.unit != moving.grid.unit:
+        raise GridError(
+            f"'{fixed.name}' is in {fixed.grid.unit}, '{moving.name}' in {moving.grid.unit}: give the picture a spacing in mm"
+        )
+    if fixed.data.shape[0] != moving.data.shape[0]:
+        raise GridError(f"fixed has {fixed.data.shape[0]} channels, moving {moving.data.shape[0]}")
+
+
+class _Run:
+    """One registration under way: the parts found so far and the log."""
+
+    def __init__(
+        self,
+        fixed: Image,
+        moving: Image,
+        schedule: Schedule,
+        initial: Transform | None,
+        ready: AbstractMetric | None,
+        on_step: OnStep | None,
+        device: torch.device,
+    ):
+        self.began = time.perf_counter()
+        self.original = (fixed, moving)
+        self.fixed, self.moving = rescaled(fixed).to(device), rescaled(moving).to(device)
+        self.schedule, self.ready, self.on_step, self.device = schedule, ready, on_step, device
+        self.levels: list[LevelLog] = []
+        self.steps: list[StepLog] = []
+        self.parts: list[Transform] = []
+        self.start, self.initial = self._start(initial)
+
+    def result(self) -> Registration:
+        for stage in self.schedule.stages:
+            self._linear(stage) if stage.transform in LINEAR else self._deformable(stage)
+        whole = chain(self.parts or [self.initial]).cpu().requires_grad_(False)
+        seconds = time.perf_counter() - self.began
+        fixed, moving = self.original
+        first = self.initial.cpu().requires_grad_(False)
+        return Registration(fixed, moving, whole, first, self.start, self.schedule, self.levels, self.steps, seconds)
+
+    def _metric(self, stage: Stage) -> AbstractMetric:
+        driving = self.ready is not None and stage.metric == self.ready.name
+        metric = self.ready if driving and self.ready is not None else load_metric(stage.metric)
+        return metric.to(self.device)
+
+    def _start(self, initial: Transform | None) -> tuple[str, Transform]:
+        if initial is not None:
+            if initial.ndim != self.fixed.ndim:
+                raise GridError(f"the initial transform is {initial.ndim}-D, the images are {self.fixed.ndim}-D")
+            return "given", copy.deepcopy(initial).to(self.device)
+        first = self.schedule.stages[0]
+        level = Level(self.fixed, self.moving, self._metric(first), first.levels[0].spacing, self.schedule.smoothing)
+        name, found = choose(level, starts(self.fixed, self.moving, self.schedule.start))
+        return name, copy.deepcopy(found).to(self.device)
+
+    # --- linear -----------------------------------------------------------------------------------------------------
+
+    def _linear(self, stage: Stage) -> None:
+        """A linear stage continues from a linear start; after a deformation it works outside of it."""
+        before = self.parts or [self.initial]
+        if len(before) == 1 and isinstance(before[0], LinearTransform):
+            own = KINDS[stage.transform](self.fixed.ndim, before[0].centre.cpu().numpy())
+            own.set_homogeneous(before[0].homogeneous())
+            rest: list[Transform] = []
+        else:
+            own = KINDS[stage.transform](self.fixed.ndim, self.fixed.grid.centre)
+            rest = before
+        own.to(self.device)
+        self.parts = [own, *rest]
+        metric = self._metric(stage)
+        if stage.optimiser == "gradient" and not metric.differentiable:
+            raise SettingsError(f"metric '{metric.name}' has no gradient: use the optimiser 'powell'")
+        for number, settings in enumerate(stage.levels):
+            level = Level(self.fixed, self.moving, metric, settings.spacing, self.schedule.smoothing)
+            whole = chain([own, *frozen(rest, level.grid)])
+            if stage.optimiser == "powell":
+                self._powell(stage, number, settings, level, own)
+                continue
+            mapping = whole.mapping(level.grid)
+            groups = [
+                {"params": [parameter], "lr": settings.step * unit} for parameter, unit in own.steps(level.grid.radius)
+            ]
+
+            def cost(level: Level = level, mapping: Callable[[], torch.Tensor] = mapping) -> tuple[torch.Tensor, float]:
+                return level.cost(mapping()), 0.0
+
+            self._descend(stage, number, settings, level, groups, cost, LINEAR_END)
+
+    def _powell(self, stage: Stage, number: int, settings: LevelSettings, level: Level, own: LinearTransform) -> None:
+        began, costs = time.perf_counter(), list[float]()
+
+        def record(value: float) -> None:
+            costs.append(value)
+            self._log(StepLog(stage=stage.transform, level=number, step=len(costs), cost=value, penalty=0.0))
+
+        stop = powell.minimise(level, own, settings.steps, settings.step, record)
+        self._level_row(stage, number, level, [costs[0], min(costs)], len(costs), began, stop)
+
+    # --- deformable -------------------------------------------------------------------------------------------------
+
+    def _deformable(self, stage: Stage) -> None:
+        before = self.parts or [self.initial]
+        metric = self._metric(stage)
+        first, last = stage.levels[0], stage.levels[-1]
+        deformation = Deformation(stage.transform, self.fixed.grid, first.control_spacing or 8 * first.spacing)
+        deformation.control.to(self.device)
+        weights = {name: weight * last.spacing for name, weight in stage.penalties.items()}
+        for number, settings in enumerate(stage.levels):
+            level = Level(self.fixed, self.moving, metric, settings.spacing)
+            deformation.refine(settings.control_spacing or 4 * settings.spacing)
+            self.parts = [*before, deformation.control]
+            outer = chain(frozen(before, level.grid))
+            points = level.grid.points(device=self.device)
+            with torch.no_grad():
+                start = outer(points)
+            force = level.force(start)
+            displacement = deformation.displacement(level.grid)
+            groups = [{"params": [deformation.control.coefficients], "lr": settings.step}]
+
+            def cost(
+                level: Level = level,
+                outer: Transform = outer,
+                points: torch.Tensor = points,
+                force: float = force,
+                displacement: Callable[[], torch.Tensor] = displacement,
+            ) -> tuple[torch.Tensor, float]:
+                moved = displacement()
+                smooth = penalty(moved, level.grid, weights)
+                return level.cost(outer(points + moved)) / force + smooth, float(smooth.detach())
+
+            self._descend(stage, number, settings, level, groups, cost, DEFORMABLE_END)
+            self.parts = [*before, deformation.finished(level.grid)]
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    def _descend(
+        self,
+        stage: Stage,
+        number: int,
+        settings: LevelSettings,
+        level: Level,
+        groups: list[dict[str, object]],
+        cost: Callable[[], tuple[torch.Tensor, float]],
+        end: float,
+    ) -> None:
+        """Adam with a step that falls along a cosine; keeps the parameters of the lowest cost."""
+        began = time.perf_counter()
+        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        first_step = [group["lr"] for group in optimiser.param_groups]
+        costs: list[float] = []
+        best, kept = math.inf, [parameter.detach().clone() for parameter in parameters]
+        stop = "steps done"
+        for step in range(settings.steps):
+            share = end + (1 - end) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+            for group, length in zip(optimiser.param_groups, first_step, strict=True):
+                group["lr"] = length * share
+            optimiser.zero_grad()
+            value, smooth = self._guarded(cost, stage, parameters, kept)
+            costs.append(float(value.detach()))
+            if costs[-1] < best:
+                best, kept = costs[-1], [parameter.detach().clone() for parameter in parameters]
+            self._log(StepLog(stage=stage.transform, level=number, step=step, cost=costs[-1], penalty=smooth))
+            if _converged(costs):
+                stop = "converged"
+                break
+            value.backward()
+            optimiser.step()
+        _restore(parameters, kept)
+        self._level_row(stage, number, level, costs, len(costs), began, stop)
+
+    def _guarded(
+        self,
+        cost: Callable[[], tuple[torch.Tensor, float]],
+        stage: Stage,
+        parameters: list[torch.Tensor],
+        kept: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, float]:
+        """The cost, or an error that carries the step's number and the last good transform."""
+        reason = ""
+        try:
+            value, smooth = cost()
+        except GridError as problem:
+            reason = str(problem)
+        else:
+            if bool(torch.isfinite(value)):
+                return value, smooth
+            reason = "the cost is NaN or infinite"
+        _restore(parameters, kept)
+        last_good = copy.deepcopy(chain(self.parts)).cpu().requires_grad_(False)
+        number = len(self.steps) + 1
+        raise RegistrationError(f"stopped at step {number} ({stage.transform}): {reason}", number, last_good)
+
+    def _log(self, row: StepLog) -> None:
+        self.steps.append(row)
+        if self.on_step is not None:
+            self.on_step(row)
+
+    def _level_row(
+        self, stage: Stage, number: int, level: Level, costs: list[float], count: int, began: float, stop: str
+    ) -> None:
+        self.levels.append(
+            LevelLog(
+                stage=stage.transform,
+                level=number,
+                spacing=min(level.grid.spacing),
+                voxels=level.grid.voxels,
+                iterations=count,
+                cost_first=costs[0],
+                cost_last=min(costs),
+                overlap=level.overlap,
+                seconds=time.perf_counter() - began,
+                stop=stop,
+            )
+        )
+
+
+def _restore(parameters: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def _converged(costs: list[float]) -> bool:
+    """The last steps changed less than a thousandth of what the level has gained (nothing, if it began at the optimum)."""
+    recent = costs[-CONVERGED_WINDOW:]
+    if len(recent) < CONVERGED_WINDOW:
+        return False
+    return max(recent) - min(recent) <= CONVERGED_SHARE * (costs[0] - min(costs))

@@ -1,0 +1,73 @@
+"""Where a registration starts: identity, centres, centres of mass, principal axes, or whichever looks best."""
+
+import itertools
+
+import torch
+
+from regsim.errors import GridError
+from regsim.images.image import Image
+from regsim.prepare import centre_of_mass, principal_axes
+from regsim.registration.level import Level
+from regsim.registration.schedule import Start
+from regsim.transforms.linear import Rigid
+
+FULL_ENOUGH = 0.6
+
+
+def starts(fixed: Image, moving: Image, start: Start) -> dict[str, Rigid]:
+    """The candidates, by name. Rotation centres lie at the fixed image's centre of mass."""
+    centre = centre_of_mass(fixed)
+    found: dict[str, Rigid] = {}
+    if start in ("auto", "identity"):
+        found["identity"] = _shifted(fixed, centre, torch.zeros(fixed.ndim, dtype=torch.float64))
+    if start in ("auto", "centres"):
+        shift = torch.as_tensor(moving.grid.centre) - torch.as_tensor(fixed.grid.centre)
+        found["centres"] = _shifted(fixed, centre, shift)
+    if start in ("auto", "mass"):
+        found["mass"] = _shifted(fixed, centre, centre_of_mass(moving) - centre)
+    if start == "moments":
+        found |= _by_axes(fixed, moving)
+    return found
+
+
+def choose(level: Level, candidates: dict[str, Rigid]) -> tuple[str, Rigid]:
+    """The candidate of lowest cost, among those whose overlap is not much smaller than the largest.
+
+    Raises:
+        GridError: none of them makes the images overlap.
+    """
+    judged: list[tuple[float, float, str]] = []
+    for name, candidate in candidates.items():
+        with torch.no_grad():
+            try:
+                cost = float(level.cost(candidate.mapping(level.grid)()))
+            except GridError:
+                continue
+        judged.append((level.overlap, cost, name))
+    if not judged:
+        raise GridError(
+            "no overlap: the two images do not meet in space from any start; check their origins, or start from centres"
+        )
+    widest = max(overlap for overlap, _, _ in judged)
+    _, name = min((cost, name) for overlap, cost, name in judged if overlap >= FULL_ENOUGH * widest)
+    return name, candidates[name]
+
+
+def _shifted(fixed: Image, centre: torch.Tensor, shift: torch.Tensor) -> Rigid:
+    start = Rigid(fixed.ndim, centre.numpy())
+    with torch.no_grad():
+        start.translation.copy_(shift)
+    return start
+
+
+def _by_axes(fixed: Image, moving: Image) -> dict[str, Rigid]:
+    """Principal axes onto principal axes; their signs are arbitrary, so every proper choice of them is a candidate."""
+    (here, own), (there, other) = principal_axes(fixed), principal_axes(moving)
+    found = {}
+    for signs in itertools.product((1.0, -1.0), repeat=fixed.ndim):
+        matrix = other @ torch.diag(torch.tensor(signs, dtype=torch.float64)) @ own.T
+        if float(torch.linalg.det(matrix)) > 0:
+            start = _shifted(fixed, here, there - here)
+            start.set_matrix(matrix)
+            found["moments" + "".join("+" if sign > 0 else "-" for sign in signs)] = start
+    return found

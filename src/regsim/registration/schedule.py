@@ -1,0 +1,145 @@
+"""The plan of a registration: stages, their resolution levels, and where to start. Settings only, no work."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from regsim.errors import unknown_name
+from regsim.images.grid import Grid
+from regsim.settings import Settings
+
+Kind = Literal["rigid", "similarity", "affine", "control_grid", "velocity"]
+Goal = Literal["rigid", "similarity", "affine", "deformable", "diffeomorphic"]
+Start = Literal["auto", "identity", "centres", "mass", "moments"]
+Optimiser = Literal["gradient", "powell"]
+GOALS = ("rigid", "similarity", "affine", "deformable", "diffeomorphic")
+STARTS = ("auto", "identity", "centres", "mass", "moments")
+LINEAR = ("rigid", "similarity", "affine")
+
+LINEAR_METRIC = "nmi"
+DEFORMABLE_METRIC = "mind:dilations=(1, 2)"
+COARSEST_AXIS = 20
+LINEAR_VOXELS = 600_000
+DEFORMABLE_VOXELS = 1_500_000
+LINEAR_STEPS = ((2, 60, 0.25), (1, 40, 0.12), (0, 30, 0.1))
+
+
+class Level(Settings):
+    """One resolution.
+
+    `spacing`: of the images, physical units. `steps`: at most. `step`: how far points move in the first step, physical
+    units; it falls along a cosine to a tenth (deformable) or a fiftieth (linear). `control_spacing`: of control points.
+    """
+
+    spacing: float = Field(gt=0)
+    steps: int = Field(ge=1)
+    step: float = Field(gt=0)
+    control_spacing: float | None = None
+
+
+class Stage(Settings):
+    """One kind of transform, driven by one metric, over a few levels.
+
+    `penalties`: name to weight. Weights are counted in finest spacings and balanced against the metric's own force (see
+    `driver`), so that one weight serves every metric.
+    """
+
+    transform: Kind
+    metric: str
+    levels: tuple[Level, ...]
+    penalties: dict[str, float] = {}
+    optimiser: Optimiser = "gradient"
+
+
+class Schedule(Settings):
+    """The whole plan. `smoothing`: Gaussian of both images at every level of a linear stage, in voxels of the level."""
+
+    stages: tuple[Stage, ...]
+    start: Start = "auto"
+    smoothing: float = 0.5
+
+    @property
+    def total_steps(self) -> int:
+        """The most steps that will be done."""
+        return sum(level.steps for stage in self.stages for level in stage.levels)
+
+
+def schedule_for(
+    goal: Goal,
+    grid: Grid,
+    metric: str | None = None,
+    *,
+    linear_metric: str | None = None,
+    start: Start = "auto",
+    optimiser: Optimiser = "gradient",
+    regularisation: float = 1.0,
+    finest: float | None = None,
+) -> Schedule:
+    """The default plan for a fixed image on this grid.
+
+    rigid, similarity, affine: one linear stage. deformable: affine, then control points 4 and at last 2 voxels apart.
+    diffeomorphic: the same with the control points holding a velocity.
+
+    Args:
+        goal: what kind of transform is wanted.
+        grid: the fixed image's.
+        metric: of the last stage; nmi for linear goals and two-scale MIND for deformable ones where not given.
+        linear_metric: of the linear stage before a deformable one; nmi where not given.
+        start: where to begin.
+        optimiser: "powell" for linear stages whose metric has no gradient.
+        regularisation: factor on the smoothness of the deformation.
+        finest: spacing of the last level; by default the finest that keeps the volume within a voxel budget.
+    """
+    if goal not in GOALS:
+        raise unknown_name("transform", goal, list(GOALS))
+    if start not in STARTS:
+        raise unknown_name("start", start, list(STARTS))
+    if goal in LINEAR:
+        stage = _linear_stage(goal, grid, metric or LINEAR_METRIC, optimiser, finest)
+        return Schedule(stages=(stage,), start=start)
+    first = _linear_stage("affine", grid, linear_metric or LINEAR_METRIC, "gradient", None)
+    kind: Kind = "control_grid" if goal == "deformable" else "velocity"
+    second = _deformable_stage(kind, grid, metric or DEFORMABLE_METRIC, regularisation, finest)
+    return Schedule(stages=(first, second), start=start)
+
+
+def _linear_stage(kind: Goal, grid: Grid, metric: str, optimiser: Optimiser, finest: float | None) -> Stage:
+    """Three levels, each half the spacing of the one before; the coarsest has about 20 voxels on its longest axis."""
+    last = finest or _finest(grid, LINEAR_VOXELS)
+    levels = []
+    for power, steps, share in LINEAR_STEPS:
+        spacing = min(last * 2**power, _coarsest(grid))
+        if not levels or spacing < 0.99 * levels[-1].spacing:
+            levels.append(Level(spacing=spacing, steps=steps, step=max(share * spacing, 0.1 * last)))
+    while levels[0].spacing * 2 <= _coarsest(grid):
+        spacing = levels[0].spacing * 2
+        levels.insert(0, Level(spacing=spacing, steps=60, step=0.25 * spacing))
+    return Stage.checked({"transform": kind, "metric": metric, "levels": tuple(levels), "optimiser": optimiser})
+
+
+def _deformable_stage(kind: Kind, grid: Grid, metric: str, regularisation: float, finest: float | None) -> Stage:
+    last = finest or _finest(grid, DEFORMABLE_VOXELS)
+    coarse = min(2 * last, _coarsest(grid))
+    levels = [
+        Level(spacing=coarse, steps=60, step=0.5 * last, control_spacing=8 * last),
+        Level(spacing=coarse, steps=60, step=0.35 * last, control_spacing=4 * last),
+        Level(spacing=last, steps=40, step=0.25 * last, control_spacing=2 * last),
+    ]
+    if 4 * last <= _coarsest(grid):
+        levels.insert(0, Level(spacing=4 * last, steps=40, step=last, control_spacing=16 * last))
+    penalties = {"diffusion": 1.0 * regularisation, "jacobian": 40.0}
+    return Stage(transform=kind, metric=metric, levels=tuple(levels), penalties=penalties)
+
+
+def _finest(grid: Grid, budget: int) -> float:
+    """The own spacing times the smallest power of two that keeps the number of voxels within the budget."""
+    spacing = min(grid.spacing)
+    while np.prod(np.ceil(grid.extent / np.maximum(grid.spacing, spacing))) > budget:
+        spacing *= 2
+    return spacing
+
+
+def _coarsest(grid: Grid) -> float:
+    """The spacing at which the longest axis still has about 20 voxels, but never below the own."""
+    return max(float(grid.extent.max()) / COARSEST_AXIS, min(grid.spacing))

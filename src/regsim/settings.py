@@ -1,0 +1,51 @@
+"""Settings: pydantic models that refuse unknown keys by naming the nearest known one, and read and write TOML."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from regsim.errors import SettingsError, unknown_name
+
+
+class Settings(BaseModel):
+    """A group of settings. Immutable; unknown keys and values out of range are errors in one line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of_toml(cls, path: str | Path) -> Self:
+        """Read a TOML file.
+
+        Raises:
+            SettingsError: no such file, not TOML, an unknown key, a value of the wrong kind.
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError:
+            raise SettingsError(f"settings '{path}': no such file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            raise SettingsError(f"settings '{path}' is not TOML: {problem}") from None
+        return cls.checked(values)
+
+    @classmethod
+    def checked(cls, values: dict[str, object]) -> Self:
+        """Validate, with our errors."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as problem:
+            raise _in_one_line(cls, problem) from None
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return json.dumps(self.model_dump(mode="json"))
+
+
+def _in_one_line(model: type[Settings], problem: ValidationError) -> SettingsError:
+    first = problem.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return unknown_name("setting", where, sorted(model.model_fields))
+    return SettingsError(f"setting '{where}': {first['msg']}")

@@ -1,0 +1,64 @@
+"""What the metric tests share: deterministic textured images, and how the mean of each map follows from the value."""
+
+import torch
+import torch.nn.functional as F
+
+from regsim.metrics import REGISTRY, AbstractMetric, load_metric
+
+NAMES = sorted(REGISTRY)
+
+# The mean of the map as a function of the value; a metric that is not listed is tested for "lower = better" only.
+MAP_MEAN = {
+    "mse": lambda value: value,
+    "mae": lambda value: value,
+    "ncc": lambda value: 1 - value,
+    "lncc": lambda value: 1 - value,
+    "ssim": lambda value: 1 - value,
+    "mi": lambda value: -value,
+    "mind": lambda value: value,
+    "ngf": lambda value: value,
+}
+
+SHAPES_2D = [(1, 1, 17, 20), (3, 1, 15, 16), (2, 3, 13, 14)]
+SHAPES_3D = [(1, 1, 9, 10, 11), (2, 2, 7, 8, 9)]
+PAIRS = [(1, 1, 24, 27), (1, 1, 11, 12, 13)]
+
+
+def metric(name: str) -> AbstractMetric:
+    return load_metric(name)
+
+
+def textured(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """A smooth random image in [0, 1]: coarse blobs under a finer texture, no two voxels equal."""
+    generator = torch.Generator().manual_seed(seed)
+    spatial = shape[2:]
+    mode = "bilinear" if len(spatial) == 2 else "trilinear"
+    image = torch.zeros(shape, dtype=torch.float64)
+    for period, strength in ((7, 1.0), (3, 0.35)):
+        coarse = [max(2, -(-length // period) + 1) for length in spatial]
+        noise = torch.rand(*shape[:2], *coarse, generator=generator, dtype=torch.float64)
+        image = image + strength * F.interpolate(noise, size=spatial, mode=mode, align_corners=True)
+    low, high = image.amin(), image.amax()
+    return ((image - low) / (high - low).clamp_min(1e-9)).to(dtype)
+
+
+def noisy(image: torch.Tensor, seed: int = 1, sigma: float = 0.05) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return image + sigma * torch.randn(image.shape, generator=generator, dtype=torch.float64).to(image.dtype)
+
+
+def shifted_pair(dims: int, shift: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two crops of one larger image, `shift` voxels apart along the last axis: nothing is padded or wrapped."""
+    size = 40 if dims == 2 else 20
+    image = textured((1, 1, *(size + 4,) * dims), seed)
+    fixed = image[(..., *(slice(0, size),) * dims)]
+    moving = image[(..., *(slice(0, size),) * (dims - 1), slice(shift, shift + size))]
+    return fixed.contiguous(), moving.contiguous()
+
+
+def half_mask(shape: tuple[int, ...]) -> torch.Tensor:
+    """A bool mask that leaves out a margin and a hole."""
+    mask = torch.zeros((shape[0], 1, *shape[2:]), dtype=torch.bool)
+    mask[(..., *(slice(1, -2),) * (len(shape) - 2))] = True
+    mask[(..., *(slice(4, 6),) * (len(shape) - 2))] = False
+    return mask
