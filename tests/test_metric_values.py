@@ -293,6 +293,14 @@ def test_overlap_is_a_mask_for_global_metrics(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["mse", "mae", "ncc", "mi", "nmi"])
+def test_what_lies_outside_the_overlap_does_not_count(name: str) -> None:
+    fixed, moving = FLAT_PAIR[0]
+    overlap = half_mask(fixed.shape)
+    bound = load_metric(name).bind(fixed)
+    torch.testing.assert_close(bound(torch.where(overlap, moving, 99.0), overlap), bound(moving, overlap))
+
+
 @pytest.mark.parametrize("name", ["lncc", "mind"])
 def test_flat_noiseless_background_neither_explodes_nor_pulls(name: str) -> None:
     """voxelmorph issues 127, 178, 211: unguarded variances."""
@@ -309,12 +317,25 @@ def test_flat_noiseless_background_neither_explodes_nor_pulls(name: str) -> None
     ("spec", "part"), [("lncc:window=3", 0.005), ("mind:dilation=1", 0.02), ("ssim", 0.005), ("ngf", 0.005)]
 )
 def test_gradient_where_a_nearly_flat_part_is_held_at_the_floor(spec: str, part: float) -> None:
-    fixed, moving = _texture(7, 12)
+    generator = torch.Generator().manual_seed(0)
+    fixed, moving = (torch.rand(1, 1, 7, 12, generator=generator, dtype=torch.float64) for _ in range(2))
     faint = torch.ones_like(fixed)
     faint[..., :6] = part
     metric = load_metric(spec)
     leaves = tuple((image * faint).requires_grad_() for image in (fixed, moving))
     assert torch.autograd.gradcheck(metric, leaves, eps=1e-7, atol=1e-5, rtol=1e-3)
+
+
+def test_gradient_where_neighbours_tie() -> None:
+    """Rows without texture: pairs of neighbours left and right are equally far, and share the minimum's gradient."""
+    rows = textured((1, 1, 9, 2))[..., :1]
+    fixed, moving = (image.expand(1, 1, 9, 8).clone() for image in (rows, rows.square()))
+    along = noisy(torch.zeros_like(rows)).expand(1, 1, 9, 8)
+    leaf = moving.requires_grad_()
+    metric = load_metric("mind:dilation=1")
+    (gradient,) = torch.autograd.grad(metric(fixed, leaf).sum(), leaf)
+    slope = (metric(fixed, moving + 1e-6 * along) - metric(fixed, moving - 1e-6 * along)) / 2e-6
+    torch.testing.assert_close((gradient * along).sum(), slope.sum().detach(), rtol=1e-5, atol=1e-9)
 
 
 # --- kernels --------------------------------------------------------------------------------------------------------

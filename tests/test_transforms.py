@@ -122,7 +122,9 @@ def test_warp_equals_sitk_resample(name: str, ndim: int) -> None:
     transform, grid = examples(ndim)[name], oblique_grid(ndim)
     image = textured(grid)
     ours = warp(image, transform, grid)
-    theirs = sitk.GetArrayFromImage(sitk.Resample(image.to_sitk(), image.to_sitk(), transform.to_itk(), sitk.sitkLinear, 0.0))
+    theirs = sitk.GetArrayFromImage(
+        sitk.Resample(image.to_sitk(), image.to_sitk(), transform.to_itk(), sitk.sitkLinear, 0.0)
+    )
     inner = (ours.mask[0] > 0).numpy() & (theirs != 0)
     assert inner.mean() > 0.3
     assert np.abs(ours.data[0].detach().numpy() - theirs)[inner].max() < 1e-3
@@ -133,7 +135,9 @@ def test_cubic_warp_equals_sitk_bspline_inside(ndim: int) -> None:
     transform, grid = examples(ndim)["rigid"], oblique_grid(ndim)
     image = textured(grid)
     ours = warp(image, transform, grid, method="cubic").data[0].numpy()
-    theirs = sitk.GetArrayFromImage(sitk.Resample(image.to_sitk(), image.to_sitk(), transform.to_itk(), sitk.sitkBSpline, -1.0))
+    theirs = sitk.GetArrayFromImage(
+        sitk.Resample(image.to_sitk(), image.to_sitk(), transform.to_itk(), sitk.sitkBSpline, -1.0)
+    )
     index = grid.physical_to_index(transform(grid.points()).detach())
     deep = ((index > 3) & (index < torch.tensor(grid.size) - 4)).all(dim=-1).numpy()
     assert deep.any()
@@ -157,7 +161,9 @@ def test_inverse_undoes(name: str, ndim: int) -> None:
 def test_jacobian_of_affine_is_its_determinant(ndim: int) -> None:
     affine, grid = examples(ndim)["affine"], oblique_grid(ndim)
     expected = float(torch.linalg.det(affine.matrix().detach()))
-    assert torch.allclose(affine.jacobian_determinant(grid).float(), torch.tensor(expected, dtype=torch.float32), atol=1e-3)
+    assert torch.allclose(
+        affine.jacobian_determinant(grid).float(), torch.tensor(expected, dtype=torch.float32), atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import SimpleITK as sitk
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from regsim.errors import InputError
 from regsim.images.grid import Grid
@@ -97,6 +97,20 @@ def foreground(image: Image) -> torch.Tensor:
     stored = sitk.SmoothingRecursiveGaussian(Image(image.data[:1].cpu(), image.grid).to_sitk(), max(image.grid.spacing))
     found = sitk.BinaryFillhole(sitk.OtsuThreshold(stored, 0, 1, 128))
     return torch.from_numpy(sitk.GetArrayFromImage(found) > 0)
+
+
+def cropped(image: Image, margin: float) -> Image:
+    """The part of the image within `margin` (physical units) of the bounding box of its foreground."""
+    found = foreground(image).nonzero()
+    first, last = found.amin(dim=0).flip(0), found.amax(dim=0).flip(0)
+    extra = torch.tensor([int(np.ceil(margin / spacing)) for spacing in image.grid.spacing])
+    size = torch.tensor(image.grid.size)
+    low, high = (first - extra).clamp_min(0), torch.minimum(last + extra + 1, size)
+    origin = image.grid.index_to_physical(low.double())
+    grid = replace(image.grid, size=tuple((high - low).tolist()), origin=tuple(origin.tolist()))
+    part = (slice(None), *(slice(int(a), int(b)) for a, b in zip(low.flip(0), high.flip(0), strict=True)))
+    mask = None if image.mask is None else image.mask[part]
+    return Image(image.data[part], grid, mask, image.name)
 
 
 def centre_of_mass(image: Image) -> torch.Tensor:

@@ -1,10 +1,11 @@
 """How good a registration is where something better than similarity is known: true error, landmarks, overlap, folding."""
 
+import math
+
 import torch
 
 from regsim.errors import GridError
-from regsim.evaluation.results import JacobianRow, TruthRow
-from regsim.images.grid import Grid
+from regsim.evaluation.results import JacobianRow, ParameterRow, TruthRow
 from regsim.images.image import Image
 from regsim.prepare import foreground
 from regsim.transforms.base import Transform
@@ -56,6 +57,20 @@ def best_rigid(transform: Transform, points: torch.Tensor) -> Rigid:
     return fitted
 
 
+def rigid_parameters(found: Transform, known: Transform, fixed: Image) -> list[ParameterRow]:
+    """Rotation (degrees) and translation of the foreground's centre, of the best rigid fits to known and found."""
+    points = foreground_points(fixed)
+    fits = [best_rigid(transform, points) for transform in (known, found)]
+    turns = [fit.rotation.detach() * 180 / math.pi for fit in fits]
+    shifts = [fit.translation.detach() for fit in fits]
+    names = ["rotation"] if fixed.ndim == 2 else [f"rotation about {axis}" for axis in "xyz"]
+    rows = [(name, turns[0][i], turns[1][i], "degrees") for i, name in enumerate(names)]
+    rows += [
+        (f"shift in {axis}", shifts[0][i], shifts[1][i], fixed.grid.unit) for i, axis in enumerate("xyz"[: fixed.ndim])
+    ]
+    return [ParameterRow(name=name, known=float(k), recovered=float(f), unit=unit) for name, k, f, unit in rows]
+
+
 def jacobian_row(transform: Transform, fixed: Image) -> JacobianRow:
     """Quantiles of the Jacobian determinant over the fixed foreground, and the fraction that is folded (<= 0)."""
     with torch.no_grad():
@@ -85,6 +100,7 @@ def dice(first: Image, second: Image, smallest: int = 1) -> dict[int, float]:
         Dice 1945, doi:10.2307/1932409.
 
     Example:
+        >>> from regsim.images import Grid
         >>> labels = Image(torch.tensor([[[0, 1], [1, 2]]]), Grid.of((2, 2)))
         >>> dice(labels, labels)
         {1: 1.0, 2: 1.0}

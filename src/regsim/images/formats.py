@@ -20,7 +20,9 @@ def ending(path: Path) -> str:
     '.nii.gz'
     """
     name = path.name.lower()
-    return next((known for known in sorted(ENDINGS, key=len, reverse=True) if name.endswith(known)), path.suffix.lower())
+    return next(
+        (known for known in sorted(ENDINGS, key=len, reverse=True) if name.endswith(known)), path.suffix.lower()
+    )
 
 
 def check_file(path: Path) -> None:
@@ -35,7 +37,9 @@ def check_file(path: Path) -> None:
         return
     kind = ending(path)
     if kind not in ENDINGS:
-        raise InputError(f"'{path}': cannot read '{kind or 'no ending'}'; expected {', '.join(ENDINGS)} or a DICOM folder")
+        raise InputError(
+            f"'{path}': cannot read '{kind or 'no ending'}'; expected {', '.join(ENDINGS)} or a DICOM folder"
+        )
     if path.stat().st_size == 0:
         raise InputError(f"'{path}' is empty (0 bytes)")
     if kind in (".nii", ".nii.gz"):

@@ -45,7 +45,9 @@ class Grid:
         if ndim not in (2, 3):
             raise GridError(f"a grid has 2 or 3 axes, got {ndim}")
         if len(self.spacing) != ndim or len(self.origin) != ndim or np.shape(self.direction) != (ndim, ndim):
-            raise GridError(f"size {self.size}, spacing {self.spacing}, origin {self.origin} and direction do not agree")
+            raise GridError(
+                f"size {self.size}, spacing {self.spacing}, origin {self.origin} and direction do not agree"
+            )
         if min(self.size) < 1:
             raise GridError(f"a grid needs at least one voxel on each axis, got size {self.size}")
         numbers = [*self.spacing, *self.origin, *np.ravel(self.direction).tolist()]

@@ -34,7 +34,9 @@ class Image:
         if self.data.ndim != self.grid.ndim + 1 or tuple(self.data.shape[1:]) != self.grid.shape:
             raise GridError(f"{self.name}: data {tuple(self.data.shape)} do not fit a grid of shape {self.grid.shape}")
         if self.mask is not None and tuple(self.mask.shape) != (1, *self.grid.shape):
-            raise GridError(f"{self.name}: mask {tuple(self.mask.shape)} does not fit a grid of shape {self.grid.shape}")
+            raise GridError(
+                f"{self.name}: mask {tuple(self.mask.shape)} does not fit a grid of shape {self.grid.shape}"
+            )
 
     @classmethod
     def of_array(

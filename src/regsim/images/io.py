@@ -27,6 +27,7 @@ def read_image(
     labels: bool = False,
     mask: str | Path | None = None,
     spacing: float | tuple[float, ...] | None = None,
+    picture_spacing: float | None = None,
 ) -> Image:
     """Read NIfTI, MetaImage, NRRD, a DICOM series folder, or a PNG / JPEG / TIFF picture.
 
@@ -40,6 +41,7 @@ def read_image(
         labels: whole numbers that name regions, kept as int64.
         mask: a file on the same grid; voxels above 0 count.
         spacing: mm, x, y(, z) or one number; overrides the file's.
+        picture_spacing: mm; as `spacing`, but for PNG, JPEG and TIFF only.
 
     Raises:
         InputError: missing, truncated, empty, 4-D, one voxel thin, not finite outside the mask, of an unknown kind.
@@ -47,6 +49,8 @@ def read_image(
     """
     path = Path(path)
     check_file(path)
+    if spacing is None and path.is_file() and ending(path) in PICTURES:
+        spacing = picture_spacing
     stored = _read_series(path) if path.is_dir() else _read_file(path)
     image = _to_image(stored, path, labels, spacing)
     if mask is not None:
@@ -63,9 +67,13 @@ def read_mask(path: str | Path, like: Image) -> torch.Tensor:
     """
     path = Path(path)
     check_file(path)
-    stored = _to_image(_read_file(path), path, labels=False, spacing=like.grid.spacing if like.grid.unit == "px" else None)
+    stored = _to_image(
+        _read_file(path), path, labels=False, spacing=like.grid.spacing if like.grid.unit == "px" else None
+    )
     if not stored.grid.same_as(like.grid):
-        raise GridError(f"mask '{path}' is on another grid ({stored.grid}) than '{like.name}' ({like.grid}); resample it")
+        raise GridError(
+            f"mask '{path}' is on another grid ({stored.grid}) than '{like.name}' ({like.grid}); resample it"
+        )
     mask = (stored.data[:1] > 0).float()
     if not bool(mask.any()):
         raise InputError(f"mask '{path}' is empty: no voxel is above 0")
@@ -73,7 +81,10 @@ def read_mask(path: str | Path, like: Image) -> torch.Tensor:
 
 
 def write_image(image: Image, path: str | Path) -> None:
-    """Write an image in one piece; the ending decides the format. Pictures are scaled to 8 bit from [min, max].
+    """Write an image in one piece; the ending decides the format.
+
+    Pictures: values within [0, 255] are rounded to 8 bit; others are kept as float32 in TIFF and scaled from [min, max] in
+    PNG and JPEG.
 
     Raises:
         InputError: an ending that cannot be written, or a folder that does not exist.
@@ -84,7 +95,7 @@ def write_image(image: Image, path: str | Path) -> None:
     if kind in PICTURES:
         if image.ndim == 3:
             raise InputError(f"'{path}': a 3-D image cannot be written as a picture; use .nii.gz")
-        stored = sitk.Cast(stored, sitk.sitkUInt8) if image.is_labels else _as_picture(image)
+        stored = sitk.Cast(stored, sitk.sitkUInt8) if image.is_labels else _as_picture(image, kind)
     elif kind in (".mhd", ".nhdr"):
         raise InputError(f"'{path}': regsim writes single files; use .mha or .nrrd")
     with atomic_path(path) as part:
@@ -188,7 +199,9 @@ def _check_slices(folder: Path, files: tuple[str, ...]) -> None:
         origins.append(reader.GetOrigin())
     steps = np.linalg.norm(np.diff(np.asarray(origins), axis=0), axis=1)
     if len(steps) > 1 and steps.max() - steps.min() > 0.05 * steps.mean():
-        raise InputError(f"folder '{folder}': slices are {steps.min():.3g} to {steps.max():.3g} mm apart; some are missing")
+        raise InputError(
+            f"folder '{folder}': slices are {steps.min():.3g} to {steps.max():.3g} mm apart; some are missing"
+        )
 
 
 def _to_image(stored: sitk.Image, path: Path, labels: bool, spacing: float | tuple[float, ...] | None) -> Image:
@@ -206,7 +219,9 @@ def _to_image(stored: sitk.Image, path: Path, labels: bool, spacing: float | tup
     stored.SetSpacing(_spacing(stored, spacing, picture))
     grid = Grid.of_sitk(stored, unit)
     if min(grid.size) < 2:
-        raise InputError(f"'{path}' is one voxel thin (size {' x '.join(map(str, grid.size))}); expected a 2-D or 3-D image")
+        raise InputError(
+            f"'{path}' is one voxel thin (size {' x '.join(map(str, grid.size))}); expected a 2-D or 3-D image"
+        )
     data = torch.from_numpy(np.ascontiguousarray(grey, dtype=np.int64 if labels else np.float32))
     if labels and grey.dtype.kind == "f" and not np.array_equal(grey, np.round(grey)):
         raise InputError(f"'{path}' holds fractions; a label map holds whole numbers")
@@ -224,9 +239,14 @@ def _spacing(stored: sitk.Image, spacing: float | tuple[float, ...] | None, pict
     return (float(spacing),) * stored.GetDimension() if isinstance(spacing, int | float) else tuple(spacing)
 
 
-def _as_picture(image: Image) -> sitk.Image:
-    low, high = image.data.min(), image.data.max()
-    scaled = (image.data - low) / (high - low).clamp_min(1e-12) * 255
+def _as_picture(image: Image, kind: str) -> sitk.Image:
+    """8 bit where the values fit in [0, 255]; else TIFF keeps float32 and the others are scaled from [min, max]."""
+    low, high = float(image.data.min()), float(image.data.max())
+    if low >= 0 and high <= 255:
+        return sitk.Cast(image.with_data(image.data.round()).to_sitk(), sitk.sitkUInt8)
+    if kind in (".tif", ".tiff"):
+        return image.to_sitk()
+    scaled = (image.data - low) / max(high - low, 1e-12) * 255
     return sitk.Cast(image.with_data(scaled.round()).to_sitk(), sitk.sitkUInt8)
 
 

@@ -70,5 +70,3 @@ def frozen(parts: list[Transform], grid: Grid) -> list[Transform]:
     for part in quick:
         part.requires_grad_(False)
     return quick
-
-

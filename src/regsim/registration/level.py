@@ -1,6 +1,5 @@
 """One resolution level: the cost of a mapping, with the metric bound once."""
 
-
 import torch
 
 from regsim.errors import GridError
@@ -83,5 +82,3 @@ def penalty(displacement: torch.Tensor, grid: Grid, weights: dict[str, float]) -
         if weight:
             total = total + weight * PENALTIES[name](displacement, grid)
     return total
-
-

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 import torch
 
 from regsim.images.grid import Grid
@@ -44,5 +43,3 @@ def jacobian(displacement: torch.Tensor, grid: Grid, smallest: float = 0.2) -> t
 
 
 PENALTIES: dict[str, Penalty] = {"diffusion": diffusion, "bending": bending, "jacobian": jacobian}
-
-

@@ -14,9 +14,7 @@ REACH = 12.0
 LINE_SEARCHES = 4
 
 
-def minimise(
-    level: Level, transform: LinearTransform, steps: int, step: float, record: Callable[[float], None]
-) -> str:
+def minimise(level: Level, transform: LinearTransform, steps: int, step: float, record: Callable[[float], None]) -> str:
     """Move the transform's parameters to a lower cost, in place; returns why it stopped.
 
     Parameters are scaled so that one unit moves points by about `step`, and searched within +-12 steps of the start, which

@@ -63,7 +63,9 @@ def _method(image: Image, method: Method | None) -> Method:
     if method not in METHODS:
         raise SettingsError(f"unknown interpolation '{method}'; known: {', '.join(METHODS)}")
     if image.is_labels and method in ("linear", "cubic"):
-        raise SettingsError(f"'{image.name}' is a label map: {method} interpolation would make labels that are not there")
+        raise SettingsError(
+            f"'{image.name}' is a label map: {method} interpolation would make labels that are not there"
+        )
     return "labels" if image.is_labels else method
 
 
@@ -102,5 +104,3 @@ def resample(image: Image, spacing: tuple[float, ...], method: Method | None = N
     """The image on a grid of about this spacing over the same extent; no smoothing (see `prepare.coarser`)."""
     carried = warp(image, None, image.grid.with_spacing(spacing), method)
     return carried if image.mask is not None else replace(carried, mask=None)
-
-

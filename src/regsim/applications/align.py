@@ -1,0 +1,213 @@
+"""From two images to a results folder: register, measure before and after, write everything in one piece each."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from regsim.errors import GridError, RegistrationError
+from regsim.evaluation.accuracy import jacobian_row, rigid_parameters, truth_row
+from regsim.evaluation.results import (
+    ImageFacts,
+    InputFile,
+    LevelRow,
+    MetricChange,
+    Provenance,
+    RegistrationResults,
+    StepRow,
+    TruthRow,
+)
+from regsim.evaluation.scoring import score
+from regsim.evaluation.views import make_views
+from regsim.images.formats import PICTURES, ending
+from regsim.images.image import Image
+from regsim.images.io import write_image
+from regsim.metrics import AbstractMetric
+from regsim.output import atomic_path, make_folder, now, peak_memory_mb, sha256, size_in_bytes, versions, write_text
+from regsim.registration import Registration, Schedule, register
+from regsim.registration.driver import OnStep
+from regsim.registration.schedule import Goal
+from regsim.report import write_registration_page
+from regsim.transforms.base import Transform
+from regsim.transforms.dense import Composite
+from regsim.transforms.files import write_transform
+from regsim.transforms.linear import LinearTransform, Rigid
+
+LAST_GOOD = "last_good_transform.h5"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be aligned, how, and what to write down about it."""
+
+    fixed: Image
+    moving: Image
+    transform: Goal
+    metric: str | AbstractMetric | None = None
+    schedule: Schedule | None = None
+    initial: Transform | None = None
+    known: Transform | None = None
+    inputs: Sequence[tuple[str, Path]] = ()
+    command: str = "register"
+    options: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    warped_ending: str = ".nii.gz"
+    flat_field: bool = False
+    notes: Sequence[str] = ()
+
+
+def align(request: Request, folder: Path, on_step: OnStep | None = None) -> RegistrationResults:
+    """Register and fill a results folder.
+
+    Writes `transform.h5` (fixed points to moving points), `warped.*` on the fixed grid, `results.json`, `run.json`,
+    `views.npz` and `report.html`; each appears under its name only when it is whole. Where the driver has to stop, the last
+    good transform is saved as `last_good_transform.h5` and nothing else is touched.
+
+    Raises:
+        RegsimError: bad input, or a registration that had to stop.
+    """
+    began, started = time.perf_counter(), now()
+    torch.manual_seed(request.seed)
+    fixed, moving = request.fixed, request.moving
+    try:
+        found = register(
+            fixed,
+            moving,
+            request.metric,
+            request.transform,
+            initial=request.initial,
+            schedule=request.schedule,
+            on_step=on_step,
+            device=request.device,
+        )
+    except RegistrationError as problem:
+        if isinstance(problem.last_good, Transform):
+            write_transform(problem.last_good, make_folder(folder) / LAST_GOOD)
+        raise
+    results = describe(request, found)
+    provenance = Provenance(
+        command=request.command,
+        settings={**request.options, "schedule": found.schedule.to_json(), "start": found.start},
+        seed=request.seed,
+        device=request.device,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        inputs=[
+            InputFile(role=role, name=path.name, sha256=sha256(path), size=size_in_bytes(path))
+            for role, path in request.inputs
+        ],
+        started=started,
+        seconds=time.perf_counter() - began,
+    )
+    write_folder(request, found, results, provenance, make_folder(folder))
+    return results
+
+
+def describe(request: Request, found: Registration) -> RegistrationResults:
+    """All that is measured about a registration."""
+    fixed, moving = request.fixed, request.moving
+    before, notes = _before(request, found)
+    nonlinear = deformable_part(found.transform)
+    driving = found.schedule.stages[-1].metric.partition(":")[0]
+    return RegistrationResults(
+        title=f"{moving.name} aligned to {fixed.name}",
+        transform=request.transform,
+        metric=driving,
+        unit=fixed.grid.unit,
+        fixed=_facts(fixed),
+        moving=_facts(moving),
+        metrics=_changes(fixed, moving, before, found, driving),
+        levels=[LevelRow(**asdict(level)) for level in found.levels],
+        steps=[StepRow(**asdict(step)) for step in found.steps],
+        jacobian=None if nonlinear is None else jacobian_row(found.transform, fixed),
+        truth=_truth(request, found, before),
+        notes=[*request.notes, *notes],
+        iterations=len(found.steps),
+        seconds=found.seconds,
+        peak_memory_mb=peak_memory_mb(),
+        files={"transform": "transform.h5", "warped": "warped" + request.warped_ending},
+    )
+
+
+def write_folder(
+    request: Request, found: Registration, results: RegistrationResults, provenance: Provenance, folder: Path
+) -> None:
+    """Write the folder; `results.json` comes last but for the page, so where it stands the rest is whole."""
+    grid = found.fixed.grid
+    write_transform(found.transform, folder / "transform.h5")
+    if request.flat_field:
+        write_transform(found.transform, folder / "displacement.nii.gz", grid)
+    write_image(found.warped(), folder / ("warped" + request.warped_ending))
+    nonlinear = deformable_part(found.transform)
+    views = make_views(found.fixed, found.moving, found.transform, _before(request, found)[0], nonlinear)
+    with atomic_path(folder / "views.npz") as part:
+        views.save(part)
+    write_text(folder / "run.json", provenance.model_dump_json(indent=1))
+    write_text(folder / "results.json", results.model_dump_json(indent=1))
+    write_registration_page(folder)
+
+
+def deformable_part(transform: Transform) -> Transform | None:
+    """The part of a transform that is not linear, or None."""
+    if isinstance(transform, LinearTransform):
+        return None
+    if not isinstance(transform, Composite):
+        return transform
+    parts = [part for part in transform.parts() if not isinstance(part, LinearTransform)]
+    return (parts[0] if len(parts) == 1 else Composite(parts)) if parts else None
+
+
+def warped_ending(moving: Path, image: Image) -> str:
+    """How to store the warped image: as the moving file is, NIfTI for DICOM folders."""
+    kind = ending(moving) if moving.is_file() else ".nii.gz"
+    if kind in PICTURES:
+        low, high = float(image.data.min()), float(image.data.max())
+        return ".png" if low >= 0 and high <= 255 else ".tif"
+    return {".nii": ".nii", ".mha": ".mha", ".mhd": ".mha", ".nrrd": ".nrrd", ".nhdr": ".nrrd"}.get(kind, ".nii.gz")
+
+
+def _before(request: Request, found: Registration) -> tuple[Transform | None, list[str]]:
+    """What "before" means: the given start, else the files' geometry, else (where that has no overlap) the driver's start."""
+    if request.initial is not None:
+        return request.initial, ["'Before' is the initial transform that was given."]
+    try:
+        score(found.fixed, found.moving, ["mse"])
+    except GridError:
+        return found.initial, [
+            "The files' own geometry has no overlap: 'before' is the start that was chosen, by " + found.start
+        ]
+    return None, []
+
+
+def _changes(
+    fixed: Image, moving: Image, before: Transform | None, found: Registration, driving: str
+) -> list[MetricChange]:
+    first, last = score(fixed, moving, None, before), score(fixed, moving, None, found.transform)
+    return [
+        MetricChange(
+            metric=start.metric,
+            before=start.value,
+            after=end.value,
+            higher_is_better=start.higher_is_better,
+            unit=start.unit,
+            drove=start.metric == driving,
+        )
+        for start, end in zip(first, last, strict=True)
+    ]
+
+
+def _truth(request: Request, found: Registration, before: Transform | None) -> TruthRow | None:
+    if request.known is None:
+        return None
+    start = Rigid(found.fixed.ndim) if before is None else before
+    row = truth_row(found.transform, request.known, start, request.fixed)
+    return row.model_copy(update={"parameters": rigid_parameters(found.transform, request.known, request.fixed)})
+
+
+def _facts(image: Image) -> ImageFacts:
+    return ImageFacts(
+        name=image.name, size=list(image.grid.size), spacing=list(image.grid.spacing), unit=image.grid.unit
+    )

@@ -1,0 +1,125 @@
+"""From paths to requests: everything is read and checked before anything is computed or written."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from regsim.applications.align import Request, warped_ending
+from regsim.errors import GridError, SettingsError
+from regsim.images.image import Image
+from regsim.images.io import read_image, writable_ending, write_image
+from regsim.metrics import load_metric
+from regsim.registration.schedule import Goal, Optimiser, Start, schedule_for
+from regsim.settings import Settings
+from regsim.transforms.files import read_transform
+from regsim.transforms.warp import METHODS, Method, warp
+
+
+class FileRequest(Settings):
+    """What `regsim register` was asked to do; see the command's help for each option."""
+
+    fixed: Path
+    moving: Path
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    initial: Path | None = None
+    transform: Goal = "rigid"
+    metric: str | None = None
+    linear_metric: str | None = None
+    start: Start = "auto"
+    optimiser: Optimiser = "gradient"
+    regularisation: float = Field(default=1.0, ge=0)
+    finest: float | None = Field(default=None, gt=0)
+    flat_field: bool = False
+    spacing: float | None = Field(default=None, gt=0)
+    seed: int = 0
+    device: str = "cpu"
+
+
+def file_request(asked: FileRequest) -> Request:
+    """Read all inputs and make the plan.
+
+    Raises:
+        RegsimError: any input that cannot be used; nothing was written.
+    """
+    for metric in (asked.metric, asked.linear_metric):
+        if metric is not None:
+            load_metric(metric)
+    if asked.optimiser == "powell" and asked.transform not in ("rigid", "similarity", "affine"):
+        raise SettingsError(f"optimiser powell moves linear transforms only, not '{asked.transform}'; use gradient")
+    fixed, moving = read_pair(asked.fixed, asked.moving, asked.fixed_mask, asked.moving_mask, asked.spacing)
+    schedule = schedule_for(
+        asked.transform,
+        fixed.grid,
+        asked.metric,
+        linear_metric=asked.linear_metric,
+        start=asked.start,
+        optimiser=asked.optimiser,
+        regularisation=asked.regularisation,
+        finest=asked.finest,
+    )
+    inputs = [("fixed", asked.fixed), ("moving", asked.moving)]
+    extra = [("fixed mask", asked.fixed_mask), ("moving mask", asked.moving_mask), ("initial", asked.initial)]
+    inputs += [(role, path) for role, path in extra if path is not None]
+    paths = {"fixed", "moving", "fixed_mask", "moving_mask", "initial", "seed", "device"}
+    return Request(
+        fixed=fixed,
+        moving=moving,
+        transform=asked.transform,
+        schedule=schedule,
+        initial=None if asked.initial is None else read_transform(asked.initial, fixed.ndim),
+        inputs=inputs,
+        options=asked.model_dump(mode="json", exclude=paths),
+        seed=asked.seed,
+        device=asked.device,
+        warped_ending=warped_ending(asked.moving, moving),
+        flat_field=asked.flat_field,
+    )
+
+
+def read_pair(
+    fixed: Path, moving: Path, fixed_mask: Path | None, moving_mask: Path | None, spacing: float | None
+) -> tuple[Image, Image]:
+    """Two images that can be compared. `spacing` applies to pictures only.
+
+    Raises:
+        GridError: 2-D against 3-D, or pixels against mm.
+        InputError: a file that cannot be read.
+    """
+    first = read_image(fixed, mask=fixed_mask, picture_spacing=spacing)
+    second = read_image(moving, mask=moving_mask, picture_spacing=spacing)
+    if first.ndim != second.ndim:
+        raise GridError(f"fixed '{first.name}' is {first.ndim}-D, moving '{second.name}' is {second.ndim}-D")
+    if first.grid.unit != second.grid.unit:
+        raise GridError(
+            f"'{first.name}' is in {first.grid.unit}, '{second.name}' in {second.grid.unit}: "
+            "give the picture's pixel size in mm with --spacing"
+        )
+    return first, second
+
+
+def warp_file(
+    moving: Path,
+    transform: Path,
+    like: Path,
+    output: Path,
+    *,
+    labels: bool = False,
+    method: str | None = None,
+    inverse: bool = False,
+    fill: float = 0.0,
+    spacing: float | None = None,
+) -> None:
+    """Carry a file through a transform file onto the grid of another file.
+
+    Raises:
+        RegsimError: any input that cannot be used; nothing was written.
+    """
+    writable_ending(output)
+    if method is not None and method not in METHODS:
+        raise SettingsError(f"unknown interpolation '{method}'; known: {', '.join(METHODS)}")
+    chosen: Method | None = next((known for known in METHODS if known == method), None)
+    image = read_image(moving, labels=labels, picture_spacing=spacing)
+    target = read_image(like, picture_spacing=spacing)
+    found = read_transform(transform, image.ndim)
+    write_image(warp(image, found.inverse(target.grid) if inverse else found, target, chosen, fill), output)

@@ -1,0 +1,62 @@
+"""Scores of two files, and the maps that go with them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from regsim.applications.files import read_pair
+from regsim.errors import SettingsError
+from regsim.evaluation.results import MetricRow
+from regsim.evaluation.scoring import on_fixed_grid, score
+from regsim.images.image import Image
+from regsim.images.io import writable_ending, write_image
+from regsim.metrics import AbstractMetric, load_metric
+from regsim.transforms.files import read_transform
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `regsim score` was asked to do."""
+
+    fixed: Path
+    moving: Path
+    metrics: tuple[str, ...] = ()
+    transform: Path | None = None
+    maps: tuple[str, ...] = ()
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    spacing: float | None = None
+    device: str = "cpu"
+
+
+def score_files(asked: Scores) -> list[MetricRow]:
+    """Read, score, and write the maps.
+
+    Raises:
+        RegsimError: any input that cannot be used; nothing was written.
+    """
+    metrics = [load_metric(spec) for spec in asked.metrics] or None
+    maps = [_map_request(text) for text in asked.maps]
+    fixed, moving = read_pair(asked.fixed, asked.moving, asked.fixed_mask, asked.moving_mask, asked.spacing)
+    transform = None if asked.transform is None else read_transform(asked.transform, fixed.ndim)
+    fixed, moving = fixed.to(asked.device), moving.to(asked.device)
+    rows = score(fixed, moving, metrics, transform)
+    carried, mask = on_fixed_grid(fixed, moving, transform)
+    for metric, path in maps:
+        with torch.no_grad():
+            local = metric.map(fixed.batch, carried.batch, mask)
+        write_image(Image(local[0].cpu(), fixed.grid, name=metric.name), path)
+    return rows
+
+
+def _map_request(text: str) -> tuple[AbstractMetric, Path]:
+    """`NAME=FILE`; the last `=` separates, since settings hold some too."""
+    spec, equals, path = text.rpartition("=")
+    if not (spec and equals and path):
+        raise SettingsError(f"--map '{text}': expected NAME=FILE, such as mind=mind_map.nii.gz")
+    metric = load_metric(spec)
+    if not metric.has_map:
+        raise SettingsError(f"--map '{text}': metric '{metric.name}' has no local map")
+    writable_ending(Path(path))
+    return metric, Path(path)

@@ -1,0 +1,64 @@
+"""The commands, and what happens when one fails: one line, exit code 2 for bad input and 1 for a failure."""
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from regsim.cli.demo import demo
+from regsim.cli.models import models
+from regsim.cli.register import register
+from regsim.cli.report import report
+from regsim.cli.score import score
+from regsim.cli.warp import warp
+from regsim.errors import RegistrationError, RegsimError
+
+BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    help="Similarity metrics for image registration: score, register, look.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, score, register, warp, models, report):
+    app.command()(command)
+
+
+@app.callback()
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    """Similarity metrics for image registration: score, register, look."""
+    if version:
+        import importlib.metadata
+
+        sys.stdout.write(importlib.metadata.version("regsim") + "\n")
+        raise typer.Exit
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except RegistrationError as problem:
+        return _fail(problem, FAILURE)
+    except (RegsimError, typer.TyperException) as problem:
+        return _fail(problem, BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing half-written is left", INTERRUPTED)
+    except MemoryError:
+        return _fail("out of memory; try --finest with a larger spacing", FAILURE)
+    except OSError as problem:
+        return _fail(problem, FAILURE)
+    except Exception as problem:
+        if os.environ.get("REGSIM_DEBUG"):
+            traceback.print_exc()
+        return _fail(f"{type(problem).__name__}: {problem} (set REGSIM_DEBUG=1 to see where)", FAILURE)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(problem: object, code: int) -> int:
+    message = problem.format_message() if isinstance(problem, typer.TyperException) else str(problem)
+    sys.stderr.write("regsim: " + " ".join(message.split()) + "\n")
+    return code

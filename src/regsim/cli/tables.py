@@ -1,0 +1,50 @@
+"""Tables that fit a terminal."""
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from regsim.evaluation.results import MetricRow, RegistrationResults
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, without a needless exponent.
+
+    >>> number(0.123456), number(1234567.0), number(None)
+    ('0.1235', '1.235e+06', '-')
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4g}"
+
+
+def show_scores(rows: Sequence[MetricRow], console: Console) -> None:
+    """One line a metric."""
+    table = Table("metric", "value", "unit", "better", "seconds", box=None, pad_edge=False)
+    for row in rows:
+        better = "higher" if row.higher_is_better else "lower"
+        table.add_row(row.metric, number(row.value), row.unit or "-", better, f"{row.seconds:.2f}")
+    console.print(table)
+
+
+def show_registration(results: RegistrationResults, console: Console) -> None:
+    """Before and after, and the true error where it is known."""
+    table = Table("metric", "before", "after", "better", "", box=None, pad_edge=False)
+    for row in results.metrics:
+        better = "higher" if row.higher_is_better else "lower"
+        improved = (row.after > row.before) == row.higher_is_better
+        mark = "drove" if row.drove else "" if improved else "worse"
+        table.add_row(row.metric, number(row.before), number(row.after), better, mark)
+    console.print(table)
+    unit = results.unit
+    if results.truth is not None:
+        truth = results.truth
+        console.print(
+            f"true error: {number(truth.before_mean)} {unit} before, {number(truth.after_mean)} {unit} after "
+            f"(95 %: {number(truth.after_percentile_95)}); rigid part {number(truth.rigid_error)} {unit}"
+        )
+    if results.jacobian is not None:
+        console.print(f"folded: {100 * results.jacobian.folded_fraction:.3f} % of the foreground")
+    console.print(f"{results.iterations} steps, {results.seconds:.1f} s, peak memory {results.peak_memory_mb:.0f} MB")
