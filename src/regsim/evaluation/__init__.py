@@ -1,0 +1,1 @@
+"""Evaluation: scores, true errors, overlap, folding, and the slices to look at."""

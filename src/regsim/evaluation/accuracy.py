@@ -17,7 +17,8 @@ SAMPLES = 50_000
 def true_errors(found: Transform, known: Transform, points: torch.Tensor) -> torch.Tensor:
     """Distances `(points,)` between where two transforms send each point; physical units, 0 = perfect."""
     with torch.no_grad():
-        return (found(points) - known(points)).norm(dim=-1)
+        errors: torch.Tensor = torch.linalg.vector_norm(found(points) - known(points), dim=-1)
+    return errors
 
 
 def foreground_points(image: Image) -> torch.Tensor:
@@ -125,4 +126,5 @@ def landmark_errors(transform: Transform, fixed: torch.Tensor, moving: torch.Ten
     if fixed.shape != moving.shape:
         raise GridError(f"{fixed.shape[0]} fixed and {moving.shape[0]} moving landmarks: give as many of each")
     with torch.no_grad():
-        return (transform(fixed) - moving).norm(dim=-1)
+        errors: torch.Tensor = torch.linalg.vector_norm(transform(fixed) - moving, dim=-1)
+    return errors

@@ -145,7 +145,7 @@ class Provenance(Row):
 
     schema_version: Literal[1] = 1
     command: str
-    settings: dict[str, str | int | float | bool | None | list[str] | list[float]]
+    settings: dict[str, str | int | float | bool | None]
     seed: int
     device: str
     threads: int

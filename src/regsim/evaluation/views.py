@@ -55,7 +55,7 @@ def make_views(
         slices = [_points(grid, stack, rows, columns, position) for position in positions]
         pixel = float(grid.spacing[0])
         left, right, top, bottom = edges
-        where = [float(p) for p in positions]
+        where = [_physical(grid, stack, position) for position in positions]
         planes.append(Plane(name=name, left=left, right=right, top=top, bottom=bottom, positions=where, pixel=pixel))
         arrays[f"{name}_fixed"] = _stack(still, slices, None)
         arrays[f"{name}_before"] = _stack(carried, slices, before)
@@ -88,6 +88,13 @@ def display_grid(fixed: Image) -> Grid:
     return turned.with_spacing((spacing,) * grid.ndim)
 
 
+def _physical(grid: Grid, stack: int, position: int) -> float:
+    """Where a slice lies along its axis, physical (LPS); 0 for a picture."""
+    if stack < 0:
+        return 0.0
+    return float(grid.centre[stack] + (position - (grid.size[stack] - 1) / 2) * grid.spacing[stack])
+
+
 def _positions(fixed: Image, grid: Grid, stack: int) -> Sequence[int]:
     """Slices spread over the middle four fifths of the foreground."""
     if stack < 0:
@@ -96,7 +103,7 @@ def _positions(fixed: Image, grid: Grid, stack: int) -> Sequence[int]:
     index = grid.physical_to_index(points)[:, stack]
     low, high = float(index.min()), float(index.max())
     margin = 0.1 * (high - low)
-    return [int(round(p)) for p in np.linspace(low + margin, high - margin, SLICES)]
+    return [round(float(p)) for p in np.linspace(low + margin, high - margin, SLICES)]
 
 
 def _points(grid: Grid, stack: int, rows: int, columns: int, position: int) -> torch.Tensor:

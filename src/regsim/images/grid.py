@@ -90,17 +90,20 @@ class Grid:
     @cached_property
     def matrix(self) -> Array:
         """Index (x, y, z) to physical, without the origin."""
-        return np.asarray(self.direction) * np.asarray(self.spacing)[None, :]
+        matrix: Array = np.asarray(self.direction) * np.asarray(self.spacing)[None, :]
+        return matrix
 
     @cached_property
     def centre(self) -> Array:
         """The physical point in the middle."""
-        return self.matrix @ ((np.asarray(self.size) - 1) / 2) + np.asarray(self.origin)
+        centre: Array = self.matrix @ ((np.asarray(self.size) - 1) / 2) + np.asarray(self.origin)
+        return centre
 
     @cached_property
     def extent(self) -> Array:
         """Physical length along each axis, outer voxel border to outer voxel border."""
-        return np.asarray(self.size) * np.asarray(self.spacing)
+        extent: Array = np.asarray(self.size) * np.asarray(self.spacing)
+        return extent
 
     @property
     def radius(self) -> float:

@@ -270,7 +270,7 @@ class _Run:
             if _converged(costs):
                 stop = "converged"
                 break
-            value.backward()
+            torch.autograd.backward(value)
             optimiser.step()
         _restore(parameters, kept)
         self._level_row(stage, number, level, costs, len(costs), began, stop)

@@ -1,6 +1,8 @@
 """Where a registration starts: identity, centres, centres of mass, principal axes, or whichever looks best."""
 
+import copy
 import itertools
+import math
 
 import torch
 
@@ -12,6 +14,7 @@ from regsim.registration.schedule import Start
 from regsim.transforms.linear import Rigid
 
 FULL_ENOUGH = 0.6
+TURNS = (-20.0, -10.0, 10.0, 20.0)
 
 
 def starts(fixed: Image, moving: Image, start: Start) -> dict[str, Rigid]:
@@ -25,6 +28,10 @@ def starts(fixed: Image, moving: Image, start: Start) -> dict[str, Rigid]:
         found["centres"] = _shifted(fixed, centre, shift)
     if start in ("auto", "mass"):
         found["mass"] = _shifted(fixed, centre, centre_of_mass(moving) - centre)
+    found = _different(found, 0.5 * max(fixed.grid.spacing))
+    if start == "auto":
+        for name, base in list(found.items()):
+            found |= {f"{name} turned {label}": turned for label, turned in _turned(base).items()}
     if start == "moments":
         found |= _by_axes(fixed, moving)
     return found
@@ -58,6 +65,27 @@ def _shifted(fixed: Image, centre: torch.Tensor, shift: torch.Tensor) -> Rigid:
     with torch.no_grad():
         start.translation.copy_(shift)
     return start
+
+
+def _different(found: dict[str, Rigid], apart: float) -> dict[str, Rigid]:
+    """Without those whose shift is nearly that of an earlier one."""
+    kept: dict[str, Rigid] = {}
+    for name, start in found.items():
+        if all(float((start.translation - other.translation).norm().detach()) > apart for other in kept.values()):
+            kept[name] = start
+    return kept
+
+
+def _turned(base: Rigid) -> dict[str, Rigid]:
+    """The same start turned a little about each axis, both ways: metrics with a narrow basin need it."""
+    found = {}
+    for axis in range(base.rotation.numel()):
+        for degrees in TURNS:
+            turned = copy.deepcopy(base)
+            with torch.no_grad():
+                turned.rotation[axis] += math.radians(degrees)
+            found[f"{degrees:+.0f} degrees about axis {axis}" if base.ndim == 3 else f"{degrees:+.0f} degrees"] = turned
+    return found
 
 
 def _by_axes(fixed: Image, moving: Image) -> dict[str, Rigid]:

@@ -107,7 +107,7 @@ def schedule_for(
 def _linear_stage(kind: Goal, grid: Grid, metric: str, optimiser: Optimiser, finest: float | None) -> Stage:
     """Three levels, each half the spacing of the one before; the coarsest has about 20 voxels on its longest axis."""
     last = finest or _finest(grid, LINEAR_VOXELS)
-    levels = []
+    levels: list[Level] = []
     for power, steps, share in LINEAR_STEPS:
         spacing = min(last * 2**power, _coarsest(grid))
         if not levels or spacing < 0.99 * levels[-1].spacing:

@@ -97,4 +97,5 @@ def _determinant(matrix: torch.Tensor) -> torch.Tensor:
     if matrix.shape[-1] == 2:
         return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
     first, second, third = matrix.unbind(dim=-1)
-    return (first * torch.linalg.cross(second, third, dim=-1)).sum(dim=-1)
+    product: torch.Tensor = (first * torch.linalg.cross(second, third, dim=-1)).sum(dim=-1)
+    return product

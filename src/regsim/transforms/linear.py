@@ -51,7 +51,7 @@ class LinearTransform(Transform):
         """The vector b of `y = A x + b`."""
         return self.centre + self.translation - self.matrix() @ self.centre
 
-    @final
+    @final  # type: ignore[misc]
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Map points `(..., ndim)`."""
         self._check(points)
@@ -226,4 +226,5 @@ def nearest_rotation(matrix: torch.Tensor) -> torch.Tensor:
     left, _, right = torch.linalg.svd(matrix)
     signs = torch.ones(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
     signs[-1] = torch.linalg.det(left @ right)
-    return left @ torch.diag(signs) @ right
+    rotation: torch.Tensor = left @ torch.diag(signs) @ right
+    return rotation

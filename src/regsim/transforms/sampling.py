@@ -33,7 +33,9 @@ def sample(
     if line:
         where = where.reshape(*([1] * (ndim - 1)), -1, ndim)
     where = where[None].expand(data.shape[0], *where.shape)
-    values = F.grid_sample(data, where, mode=MODES[interpolation], padding_mode=padding, align_corners=True)
+    values: torch.Tensor = F.grid_sample(
+        data, where, mode=MODES[interpolation], padding_mode=padding, align_corners=True
+    )
     return values.reshape(*data.shape[:2], *points.shape[:-1]) if line else values
 
 

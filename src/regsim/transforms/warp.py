@@ -81,7 +81,8 @@ def _check(image: Image, grid: Grid) -> None:
 def _values(image: Image, points: torch.Tensor, method: Method) -> torch.Tensor:
     if method == "cubic":
         return _cubic(image, points)
-    return sample(image.batch, image.grid, points, "nearest" if method == "nearest" else "linear", "border")[0]
+    read = sample(image.batch, image.grid, points, "nearest" if method == "nearest" else "linear", "border")
+    return read.squeeze(0)
 
 
 def _labels(image: Image, points: torch.Tensor) -> torch.Tensor:

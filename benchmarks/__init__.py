@@ -1,0 +1,1 @@
+"""Measurements on real images. Each table in the docs names the module here that made it."""
