@@ -260,3 +260,14 @@ def test_transform_of_another_dimension_and_singular(tmp_path) -> None:
     )
     with pytest.raises(TransformError, match="not invertible|not a transform"):
         read_transform(tmp_path / "flat.txt")
+
+
+def test_linear_kinds_that_simpleitk_has_no_class_for_are_read(tmp_path) -> None:
+    path = tmp_path / "ants.txt"
+    path.write_text(
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: MatrixOffsetTransformBase_double_3_3\n"
+        "Parameters: 0 -1 0 1 0 0 0 0 1 4 5 6\nFixedParameters: 1 2 3\n"
+    )
+    found = read_transform(path, 3)
+    expected = sitk.ReadTransform(str(path)).TransformPoint((7.0, 8.0, 9.0))
+    assert found(torch.tensor([[7.0, 8.0, 9.0]], dtype=torch.float64)).detach()[0].tolist() == pytest.approx(expected)

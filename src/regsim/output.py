@@ -3,10 +3,11 @@
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,10 @@ from regsim.errors import InputError
 PACKAGES = ("regsim", "torch", "numpy", "scipy", "SimpleITK")
 
 
+PART = ".part-"
+ABANDONED = 3600.0
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` with the same suffixes; renamed to `path` when the block ends without an error.
@@ -23,10 +28,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A process killed inside the block leaves `path` as it was: the temporary file starts with `.part-`.
 
     Raises:
-        InputError: the folder does not exist or cannot be written.
+        InputError: the folder does not exist or cannot be written, or `path` is a folder.
     """
+    check_target(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix="-" + path.name, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PART, suffix="-" + path.name, dir=path.parent)
         os.close(handle)
     except OSError as problem:
         raise InputError(f"cannot write '{path}': {problem.strerror}") from None
@@ -37,6 +43,50 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(folder: Path, last: Sequence[str] = ()) -> Iterator[Path]:
+    """A temporary folder inside `folder` to fill; its files are renamed into `folder` when the block ends without an error.
+
+    Until then the files that are there already stay as they are, so a run that fails or is killed while it writes
+    does not mix its results with old ones. The files named in `last` follow the others, in that order.
+    """
+    part = Path(tempfile.mkdtemp(prefix=PART, dir=make_folder(folder)))
+    try:
+        yield part
+        order = {name: place for place, name in enumerate(last, start=1)}
+        for file in sorted(part.iterdir(), key=lambda file: (order.get(file.name, 0), file.name)):
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_target(path: Path) -> None:
+    """Whether a file can be written, before any work is done.
+
+    Raises:
+        InputError: its folder does not exist or cannot be written, or a folder stands under its name.
+    """
+    if path.is_dir():
+        raise InputError(f"cannot write '{path}': a folder stands under that name; give a file")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write '{path}': there is no folder '{path.parent}'; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write '{path}': no permission to write in '{path.parent}'")
+
+
+def check_folder(path: Path) -> None:
+    """Whether an output folder is there or can be made, before any work is done.
+
+    Raises:
+        InputError: a file stands in the way, or there is no permission.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InputError(f"cannot make the folder '{path}': '{there}' is a file; give another -o")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"cannot make the folder '{path}': no permission to write in '{there}'")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,9 +105,9 @@ def make_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"cannot make the folder '{path}': {problem.strerror}") from None
-    for leftover in path.glob(".part-*"):
-        if time.time() - leftover.stat().st_mtime > 3600:
-            leftover.unlink(missing_ok=True)
+    for leftover in path.glob(PART + "*"):
+        if time.time() - leftover.lstat().st_mtime > ABANDONED:
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
     return path
 
 

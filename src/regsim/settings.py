@@ -1,19 +1,23 @@
 """Settings: pydantic models that refuse unknown keys by naming the nearest known one, and read and write TOML."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from regsim.errors import SettingsError, unknown_name
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 
 class Settings(BaseModel):
     """A group of settings. Immutable; unknown keys and values out of range are errors in one line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of_toml(cls, path: str | Path) -> Self:
@@ -44,8 +48,23 @@ class Settings(BaseModel):
 
 
 def _in_one_line(model: type[Settings], problem: ValidationError) -> SettingsError:
-    first = problem.errors()[0]
+    first = problem.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         return unknown_name("setting", where, sorted(model.model_fields))
-    return SettingsError(f"setting '{where}': {first['msg']}")
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        return unknown_name(where, first["input"], re.findall(r"'([^']*)'", first["msg"]))
+    return SettingsError(f"setting '{where}': {in_plain_words(first)}")
+
+
+def in_plain_words(error: "ErrorDetails") -> str:
+    """What pydantic found, as what was expected and what came.
+
+    >>> in_plain_words({"type": "greater_than", "loc": ("x",), "msg": "Input should be greater than 0", "input": "-1"})
+    "expected a number greater than 0, got '-1'"
+    """
+    if error["type"] == "missing":
+        return "is missing"
+    said = error["msg"].removeprefix("Input should be ").split(", unable")[0]
+    said = f"a number {said}" if said.startswith(("greater", "less")) else said
+    return f"expected {said}, got {error['input']!r}" if said != error["msg"] else said

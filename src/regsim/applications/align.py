@@ -23,9 +23,19 @@ from regsim.evaluation.scoring import score
 from regsim.evaluation.views import make_views
 from regsim.images.formats import PICTURES, ending
 from regsim.images.image import Image
-from regsim.images.io import write_image
+from regsim.images.io import eight_bit, write_image
 from regsim.metrics import AbstractMetric
-from regsim.output import atomic_path, make_folder, now, peak_memory_mb, sha256, size_in_bytes, versions, write_text
+from regsim.output import (
+    check_folder,
+    make_folder,
+    now,
+    peak_memory_mb,
+    sha256,
+    size_in_bytes,
+    staged,
+    versions,
+    write_text,
+)
 from regsim.registration import Registration, Schedule, register
 from regsim.registration.driver import OnStep
 from regsim.registration.schedule import Goal
@@ -69,6 +79,7 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
     Raises:
         RegsimError: bad input, or a registration that had to stop.
     """
+    check_folder(folder)
     began, started = time.perf_counter(), now()
     torch.manual_seed(request.seed)
     fixed, moving = request.fixed, request.moving
@@ -102,7 +113,7 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
         started=started,
         seconds=time.perf_counter() - began,
     )
-    write_folder(request, found, results, provenance, make_folder(folder))
+    write_folder(request, found, results, provenance, folder)
     return results
 
 
@@ -135,19 +146,18 @@ def describe(request: Request, found: Registration) -> RegistrationResults:
 def write_folder(
     request: Request, found: Registration, results: RegistrationResults, provenance: Provenance, folder: Path
 ) -> None:
-    """Write the folder; `results.json` comes last but for the page, so where it stands the rest is whole."""
-    grid = found.fixed.grid
-    write_transform(found.transform, folder / "transform.h5")
-    if request.flat_field:
-        write_transform(found.transform, folder / "displacement.nii.gz", grid)
-    write_image(found.warped(), folder / ("warped" + request.warped_ending))
+    """Write the folder: all files together once they are whole, `results.json` last but for the page."""
     nonlinear = deformable_part(found.transform)
     views = make_views(found.fixed, found.moving, found.transform, _before(request, found)[0], nonlinear)
-    with atomic_path(folder / "views.npz") as part:
-        views.save(part)
-    write_text(folder / "run.json", provenance.model_dump_json(indent=1))
-    write_text(folder / "results.json", results.model_dump_json(indent=1))
-    write_registration_page(folder)
+    with staged(folder, last=("results.json", "report.html")) as part:
+        write_transform(found.transform, part / "transform.h5")
+        if request.flat_field:
+            write_transform(found.transform, part / "displacement.nii.gz", found.fixed.grid)
+        write_image(found.warped(), part / ("warped" + request.warped_ending))
+        views.save(part / "views.npz")
+        write_text(part / "run.json", provenance.model_dump_json(indent=1))
+        write_text(part / "results.json", results.model_dump_json(indent=1))
+        write_registration_page(part)
 
 
 def deformable_part(transform: Transform) -> Transform | None:
@@ -163,9 +173,8 @@ def deformable_part(transform: Transform) -> Transform | None:
 def warped_ending(moving: Path, image: Image) -> str:
     """How to store the warped image: as the moving file is, NIfTI for DICOM folders."""
     kind = ending(moving) if moving.is_file() else ".nii.gz"
-    if kind in PICTURES:
-        low, high = float(image.data.min()), float(image.data.max())
-        return ".png" if low >= 0 and high <= 255 else ".tif"
+    if kind in PICTURES and image.ndim == 2:
+        return ".png" if eight_bit(image) else ".tif"
     return {".nii": ".nii", ".mha": ".mha", ".mhd": ".mha", ".nrrd": ".nrrd", ".nhdr": ".nrrd"}.get(kind, ".nii.gz")
 
 

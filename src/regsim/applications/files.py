@@ -1,11 +1,12 @@
 """From paths to requests: everything is read and checked before anything is computed or written."""
 
+import math
 from pathlib import Path
 
 from pydantic import Field
 
 from regsim.applications.align import Request, warped_ending
-from regsim.errors import GridError, SettingsError
+from regsim.errors import GridError, SettingsError, unknown_name
 from regsim.images.image import Image
 from regsim.images.io import read_image, writable_ending, write_image
 from regsim.metrics import load_metric
@@ -88,14 +89,20 @@ def read_pair(
     """
     first = read_image(fixed, mask=fixed_mask, picture_spacing=spacing)
     second = read_image(moving, mask=moving_mask, picture_spacing=spacing)
+    _comparable(first, second)
+    return first, second
+
+
+def _comparable(first: Image, second: Image) -> None:
     if first.ndim != second.ndim:
-        raise GridError(f"fixed '{first.name}' is {first.ndim}-D, moving '{second.name}' is {second.ndim}-D")
+        raise GridError(
+            f"fixed '{first.name}' is {first.ndim}-D, moving '{second.name}' is {second.ndim}-D; expected two of a kind"
+        )
     if first.grid.unit != second.grid.unit:
         raise GridError(
             f"'{first.name}' is in {first.grid.unit}, '{second.name}' in {second.grid.unit}: "
             "give the picture's pixel size in mm with --spacing"
         )
-    return first, second
 
 
 def warp_file(
@@ -117,9 +124,17 @@ def warp_file(
     """
     writable_ending(output)
     if method is not None and method not in METHODS:
-        raise SettingsError(f"unknown interpolation '{method}'; known: {', '.join(METHODS)}")
+        raise unknown_name("interpolation", method, list(METHODS))
+    if not math.isfinite(fill) or (labels and not fill.is_integer()):
+        raise SettingsError(f"fill: expected a {'whole ' if labels else ''}number, got {fill:g}")
     chosen: Method | None = next((known for known in METHODS if known == method), None)
     image = read_image(moving, labels=labels, picture_spacing=spacing)
     target = read_image(like, picture_spacing=spacing)
+    _comparable(target, image)
+    writable_ending(output, target.ndim)
     found = read_transform(transform, image.ndim)
-    write_image(warp(image, found.inverse(target.grid) if inverse else found, target, chosen, fill), output)
+    carried = warp(image, found.inverse(target.grid) if inverse else found, target, chosen, fill)
+    if carried.mask is not None and not bool(carried.mask.any()):
+        way = "without" if inverse else "with"
+        raise GridError(f"no overlap: the transform leaves nothing of '{image.name}' on '{target.name}'; try {way} --inverse")
+    write_image(carried, output)

@@ -4,20 +4,32 @@ A results folder holds `results.json` (`RegistrationResults`), `run.json` (`Prov
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 Unit = Literal["mm", "px"]
 
 
 class Row(BaseModel):
-    """A row that refuses unknown keys, so that a misspelt result is never silently dropped."""
+    """A row that refuses unknown keys, so that a misspelt result is never silently dropped.
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+    JSON knows neither NaN nor infinity: both are written as null, and a null where a number belongs is read as NaN.
+    """
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_nan(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        numbers = {name for name, field in cls.model_fields.items() if field.annotation is float}
+        return {name: math.nan if value is None and name in numbers else value for name, value in values.items()}
 
 
 class MetricRow(Row):

@@ -3,7 +3,7 @@
 from regsim.images.grid import Grid as Grid
 from regsim.images.image import Image as Image
 from regsim.images.io import read_image as read_image
-from regsim.images.io import read_landmarks as read_landmarks
 from regsim.images.io import read_mask as read_mask
 from regsim.images.io import write_image as write_image
-from regsim.images.io import write_landmarks as write_landmarks
+from regsim.images.landmarks import read_landmarks as read_landmarks
+from regsim.images.landmarks import write_landmarks as write_landmarks

@@ -1,8 +1,5 @@
 """What may be read from disk: which endings, and the checks that a file is whole before anything trusts it."""
 
-import gzip
-import struct
-import zlib
 from pathlib import Path
 
 from regsim.errors import InputError
@@ -10,7 +7,14 @@ from regsim.errors import InputError
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 ENDINGS = VOLUMES + PICTURES
-NIFTI_BITS = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64, 2304: 32}
+READERS = {
+    "NiftiImageIO": (".nii", ".nii.gz"),
+    "MetaImageIO": (".mha", ".mhd"),
+    "NrrdImageIO": (".nrrd", ".nhdr"),
+    "PNGImageIO": (".png",),
+    "JPEGImageIO": (".jpg", ".jpeg"),
+    "TIFFImageIO": (".tif", ".tiff"),
+}
 
 
 def ending(path: Path) -> str:
@@ -25,8 +29,17 @@ def ending(path: Path) -> str:
     )
 
 
+def reader_name(path: Path) -> str:
+    """ITK's reader for a file's ending, so that nothing is read as what it is not called.
+
+    >>> reader_name(Path("a.tiff"))
+    'TIFFImageIO'
+    """
+    return next(name for name, endings in READERS.items() if ending(path) in endings)
+
+
 def check_file(path: Path) -> None:
-    """One clear line for a file that is missing, empty, of an unknown kind, or shorter than its header says.
+    """One clear line for a file that is missing, empty or of an unknown kind, or a JPEG that is cut short.
 
     Raises:
         InputError: says which.
@@ -42,44 +55,12 @@ def check_file(path: Path) -> None:
         )
     if path.stat().st_size == 0:
         raise InputError(f"'{path}' is empty (0 bytes)")
-    if kind in (".nii", ".nii.gz"):
-        _check_nifti(path, kind)
+    if kind in (".jpg", ".jpeg"):
+        _check_jpeg(path)
 
 
-def _check_nifti(path: Path, kind: str) -> None:
-    """A NIfTI file must hold as many bytes as its header announces; ITK fills what is missing with zeros and goes on."""
-    with path.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    if kind == ".nii.gz" and not zipped:
-        raise InputError(f"'{path}' ends in .gz but is not gzip; rename it to what it is, or compress it")
-    try:
-        with gzip.open(path) if zipped else path.open("rb") as stream:
-            header = stream.read(352)
-            wanted = _nifti_bytes(path, header)
-            held = len(header)
-            while block := stream.read(1 << 22):
-                held += len(block)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise InputError(f"'{path}' is truncated or damaged: its gzip stream ends too early; copy it again") from None
-    if held < wanted:
-        raise InputError(f"'{path}' is truncated: {held} bytes, its header announces {wanted}; copy it again")
-
-
-def _nifti_bytes(path: Path, header: bytes) -> int:
-    """How long the (unzipped) file must be: offset of the data plus voxels times bytes per voxel."""
-    size = {order: struct.unpack(order + "i", header[:4])[0] for order in "<>"} if len(header) >= 348 else {}
-    order = next((order for order, length in size.items() if length in (348, 540)), None)
-    if order is None:
-        raise InputError(f"'{path}' is not a NIfTI file (its header is not one)")
-    if size[order] == 540:
-        return 540
-    dims = struct.unpack(order + "8h", header[40:56])
-    kind = struct.unpack(order + "h", header[70:72])[0]
-    offset = struct.unpack(order + "f", header[108:112])[0]
-    if not 1 <= dims[0] <= 7 or kind not in NIFTI_BITS:
-        raise InputError(f"'{path}' is not a NIfTI image that can be read ({dims[0]} axes, data type {kind})")
-    voxels = 1
-    for length in dims[1 : dims[0] + 1]:
-        voxels *= max(1, length)
-    single = header[344:347] == b"n+1"
-    return (int(offset) if single else 0) + voxels * NIFTI_BITS[kind] // 8
+def _check_jpeg(path: Path) -> None:
+    """The last scan must be followed by the end marker; ITK paints what is missing grey and goes on."""
+    stored = path.read_bytes()
+    if stored.startswith(b"\xff\xd8") and stored.rfind(b"\xff\xd9") < stored.rfind(b"\xff\xda"):
+        raise InputError(f"'{path}' is truncated: its end marker is missing; copy it again")

@@ -9,6 +9,8 @@ import torch
 
 from regsim.errors import TransformError
 from regsim.images.grid import Grid
+from regsim.images.quiet import quiet
+from regsim.images.stored import read_stored
 from regsim.output import atomic_path
 from regsim.transforms.base import Transform
 from regsim.transforms.control_grid import MARGIN, ControlGrid
@@ -57,12 +59,16 @@ def read_transform(path: str | Path, ndim: int | None = None) -> Transform:
     if not path.is_file():
         raise TransformError(f"transform '{path}' does not exist")
     try:
-        stored = _field_file(path) if path.name.lower().endswith(FIELD_ENDINGS) else sitk.ReadTransform(str(path))
+        with quiet():
+            stored = _field_file(path) if path.name.lower().endswith(FIELD_ENDINGS) else sitk.ReadTransform(str(path))
     except RuntimeError:
         raise TransformError(f"'{path}' is not a transform that ITK can read, or is damaged") from None
     if ndim is not None and stored.GetDimension() != ndim:
         raise TransformError(f"transform '{path}' is {stored.GetDimension()}-D, the images are {ndim}-D")
-    found = of_itk(stored)
+    try:
+        found = of_itk(stored)
+    except TransformError as problem:
+        raise TransformError(f"transform '{path}': {problem}") from None
     if not all(bool(torch.isfinite(values).all()) for values in found.parameters()):
         raise TransformError(f"transform '{path}' holds NaN or infinite numbers")
     return found
@@ -76,9 +82,7 @@ def of_itk(stored: sitk.Transform) -> Transform:
     """
     kind = stored.Downcast() if type(stored) is sitk.Transform else stored
     if isinstance(kind, sitk.CompositeTransform):
-        count = kind.GetNumberOfTransforms()
-        parts = [of_itk(kind.GetNthTransform(index)) for index in range(count)]
-        return parts[0] if count == 1 else Composite(parts)
+        return _of_composite(kind)
     if isinstance(kind, sitk.DisplacementFieldTransform):
         image = kind.GetDisplacementField()
         vectors = sitk.GetArrayFromImage(image).astype(np.float32)
@@ -88,6 +92,15 @@ def of_itk(stored: sitk.Transform) -> Transform:
     if kind.IsLinear():
         return _linear(kind)
     raise TransformError(f"ITK transforms of the kind {kind.GetName()} are not known to regsim")
+
+
+def _of_composite(kind: sitk.CompositeTransform) -> Transform:
+    """Part by part. SimpleITK hides linear kinds that it has no class for (ANTs' own) in a composite within itself."""
+    inner = [kind.GetNthTransform(index) for index in range(kind.GetNumberOfTransforms())]
+    if kind.IsLinear() and (not inner or any(isinstance(part, sitk.CompositeTransform) for part in inner)):
+        return _linear(kind)
+    parts = [of_itk(part) for part in inner]
+    return parts[0] if len(parts) == 1 else Composite(parts)
 
 
 def _linear(kind: sitk.Transform) -> LinearTransform:
@@ -134,7 +147,7 @@ def _control_grid(kind: sitk.BSplineTransform) -> ControlGrid:
 
 
 def _field_file(path: Path) -> sitk.Transform:
-    image = sitk.ReadImage(str(path))
+    image = read_stored(path)
     if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
         raise TransformError(f"'{path}' is an image, not a displacement field (one vector a voxel)")
     return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))

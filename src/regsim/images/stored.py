@@ -1,0 +1,105 @@
+"""From disk to SimpleITK, checked: files and DICOM series."""
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from regsim.errors import GridError, InputError
+from regsim.images.formats import check_file, ending, reader_name
+from regsim.images.nifti import Positions, check_nifti
+from regsim.images.quiet import quiet
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+
+def read_stored(path: Path) -> sitk.Image:
+    """A file, or a folder with one DICOM series, as SimpleITK reads it; NaN stays NaN.
+
+    Raises:
+        InputError: missing, empty, truncated, of an unknown kind, 4-D; a folder without one whole series.
+        GridError: geometry that no space can have.
+    """
+    check_file(path)
+    return _read_series(path) if path.is_dir() else _read_file(path)
+
+
+def _read_file(path: Path) -> sitk.Image:
+    nifti = ending(path) in (".nii", ".nii.gz")
+    lost = check_nifti(path) if nifti else None
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(reader_name(path))
+    reader.SetFileName(str(path))
+    try:
+        with quiet():
+            reader.ReadImageInformation()
+            if reader.GetDimension() > 3 and any(n > 1 for n in reader.GetSize()[3:]):
+                size = " x ".join(map(str, reader.GetSize()))
+                raise InputError(f"'{path}' has {reader.GetDimension()} axes ({size}); give one 3-D volume of it")
+            stored = reader.Execute()
+    except RuntimeError as problem:
+        raise _unreadable(path, problem) from None
+    stored = stored if stored.GetDimension() <= 3 else _first_volume(stored)
+    return stored if lost is None or not lost.size else _with_nan(stored, lost)
+
+
+def _first_volume(stored: sitk.Image) -> sitk.Image:
+    """A 4-D file whose further axes have length 1, as 3-D."""
+    size = list(stored.GetSize())
+    return sitk.Extract(stored, size[:3] + [0] * (len(size) - 3), [0] * len(size))
+
+
+def _with_nan(stored: sitk.Image, positions: Positions) -> sitk.Image:
+    """Put NaN back where the file holds no number; ITK's NIfTI reader has made it 0."""
+    several = stored.GetNumberOfComponentsPerPixel() > 1
+    array = sitk.GetArrayFromImage(stored)
+    file_order = np.ascontiguousarray(np.moveaxis(array, -1, 0) if several else array)
+    file_order.reshape(-1)[positions] = np.nan
+    image = sitk.GetImageFromArray(np.moveaxis(file_order, 0, -1) if several else file_order, isVector=several)
+    image.CopyInformation(stored)
+    return image
+
+
+def _unreadable(path: Path, problem: RuntimeError) -> InputError | GridError:
+    """ITK's many lines as one of ours."""
+    text = str(problem).lower()
+    if any(word in text for word in ("orthonormal", "determinant", "direction", "zero-valued spacing")):
+        return GridError(f"'{path}': its affine is not invertible or not orthonormal; repair the header's geometry")
+    kind = "a DICOM series" if path.is_dir() else ending(path)
+    return InputError(f"'{path}' cannot be read as {kind}: damaged, truncated, or another kind of file")
+
+
+def _read_series(folder: Path) -> sitk.Image:
+    """One DICOM series, its slices in the order of their positions and evenly spaced."""
+    reader = sitk.ImageSeriesReader()
+    with quiet():
+        series = reader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        found = "no DICOM series" if not series else f"{len(series)} DICOM series; put the wanted one in its own folder"
+        raise InputError(f"folder '{folder}' holds {found}")
+    try:
+        with quiet():
+            files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
+            _check_slices(folder, files)
+            reader.SetFileNames(files)
+            return reader.Execute()
+    except RuntimeError as problem:
+        raise _unreadable(folder, problem) from None
+
+
+def _check_slices(folder: Path, files: tuple[str, ...]) -> None:
+    origins = []
+    for name in files:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(name)
+        reader.ReadImageInformation()
+        origins.append(reader.GetOrigin())
+    steps = np.linalg.norm(np.diff(np.asarray(origins), axis=0), axis=1)
+    if not len(steps):
+        return
+    if steps.min() < 1e-3 * max(float(steps.max()), 1e-6) or steps.max() == 0:
+        raise InputError(f"folder '{folder}': several slices lie at one position; put one volume in its own folder")
+    if steps.max() - steps.min() > 0.05 * steps.mean():
+        raise InputError(
+            f"folder '{folder}': slices are {steps.min():.3g} to {steps.max():.3g} mm apart; some are missing"
+        )
