@@ -28,10 +28,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "regsim.errors": ("RegsimError",),
     "regsim.evaluation.scoring": ("score",),
-    "regsim.images": ("Grid", "Image", "read_image", "write_image",),
-    "regsim.metrics": ("AbstractMetric", "load_metric",),
-    "regsim.registration": ("Registration", "register",),
-    "regsim.transforms": ("Transform", "read_transform", "warp", "write_transform",),
+    "regsim.images": ("Grid", "Image", "read_image", "write_image"),
+    "regsim.metrics": ("AbstractMetric", "load_metric"),
+    "regsim.registration": ("Registration", "register"),
+    "regsim.transforms": ("Transform", "read_transform", "warp", "write_transform"),
 }
 _PARTS = ("images", "prepare", "transforms", "metrics", "registration", "evaluation", "applications", "report")
 

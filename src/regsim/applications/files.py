@@ -1,19 +1,18 @@
 """From paths to requests: everything is read and checked before anything is computed or written."""
 
-import math
 from pathlib import Path
 
 from pydantic import Field
 
 from regsim.applications.align import Request, warped_ending
-from regsim.errors import GridError, SettingsError, unknown_name
+from regsim.errors import GridError, SettingsError
 from regsim.images.image import Image
 from regsim.images.io import read_image, writable_ending, write_image
 from regsim.metrics import load_metric
 from regsim.registration.schedule import Goal, Optimiser, Start, schedule_for
 from regsim.settings import Settings
 from regsim.transforms.files import read_transform
-from regsim.transforms.warp import METHODS, Method, warp
+from regsim.transforms.warp import Method, warp
 
 
 class FileRequest(Settings):
@@ -105,36 +104,37 @@ def _comparable(first: Image, second: Image) -> None:
         )
 
 
-def warp_file(
-    moving: Path,
-    transform: Path,
-    like: Path,
-    output: Path,
-    *,
-    labels: bool = False,
-    method: str | None = None,
-    inverse: bool = False,
-    fill: float = 0.0,
-    spacing: float | None = None,
-) -> None:
+class WarpRequest(Settings):
+    """What `regsim warp` was asked to do; see the command's help for each option."""
+
+    moving: Path
+    transform: Path
+    like: Path
+    output: Path
+    labels: bool = False
+    interpolation: Method | None = None
+    inverse: bool = False
+    fill: float = 0.0
+    spacing: float | None = Field(default=None, gt=0)
+
+
+def warp_file(asked: WarpRequest) -> None:
     """Carry a file through a transform file onto the grid of another file.
 
     Raises:
         RegsimError: any input that cannot be used; nothing was written.
     """
-    writable_ending(output)
-    if method is not None and method not in METHODS:
-        raise unknown_name("interpolation", method, list(METHODS))
-    if not math.isfinite(fill) or (labels and not fill.is_integer()):
-        raise SettingsError(f"fill: expected a {'whole ' if labels else ''}number, got {fill:g}")
-    chosen: Method | None = next((known for known in METHODS if known == method), None)
-    image = read_image(moving, labels=labels, picture_spacing=spacing)
-    target = read_image(like, picture_spacing=spacing)
+    writable_ending(asked.output)
+    if asked.labels and not asked.fill.is_integer():
+        raise SettingsError(f"setting 'fill': expected a whole number for a label map, got {asked.fill:g}")
+    image = read_image(asked.moving, labels=asked.labels, picture_spacing=asked.spacing)
+    target = read_image(asked.like, picture_spacing=asked.spacing)
     _comparable(target, image)
-    writable_ending(output, target.ndim)
-    found = read_transform(transform, image.ndim)
-    carried = warp(image, found.inverse(target.grid) if inverse else found, target, chosen, fill)
+    writable_ending(asked.output, target.ndim)
+    found = read_transform(asked.transform, image.ndim)
+    used = found.inverse(target.grid) if asked.inverse else found
+    carried = warp(image, used, target, asked.interpolation, asked.fill)
     if carried.mask is not None and not bool(carried.mask.any()):
-        way = "without" if inverse else "with"
-        raise GridError(f"no overlap: the transform leaves nothing of '{image.name}' on '{target.name}'; try {way} --inverse")
-    write_image(carried, output)
+        way = "without" if asked.inverse else "with"
+        raise GridError(f"no overlap: nothing of '{image.name}' comes to lie on '{target.name}'; try {way} --inverse")
+    write_image(carried, asked.output)

@@ -1,9 +1,9 @@
 """Scores of two files, and the maps that go with them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Field
 
 from regsim.applications.files import read_pair
 from regsim.errors import SettingsError
@@ -12,12 +12,12 @@ from regsim.evaluation.scoring import on_fixed_grid, score
 from regsim.images.image import Image
 from regsim.images.io import writable_ending, write_image
 from regsim.metrics import AbstractMetric, load_metric
+from regsim.settings import Settings
 from regsim.transforms.files import read_transform
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What `regsim score` was asked to do."""
+class ScoreRequest(Settings):
+    """What `regsim score` was asked to do; see the command's help for each option."""
 
     fixed: Path
     moving: Path
@@ -26,19 +26,23 @@ class Scores:
     maps: tuple[str, ...] = ()
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
-    spacing: float | None = None
+    spacing: float | None = Field(default=None, gt=0)
+    seed: int = 0
     device: str = "cpu"
 
 
-def score_files(asked: Scores) -> list[MetricRow]:
+def score_files(asked: ScoreRequest) -> list[MetricRow]:
     """Read, score, and write the maps.
 
     Raises:
         RegsimError: any input that cannot be used; nothing was written.
     """
+    torch.manual_seed(asked.seed)
     metrics = [load_metric(spec) for spec in asked.metrics] or None
     maps = [_map_request(text) for text in asked.maps]
     fixed, moving = read_pair(asked.fixed, asked.moving, asked.fixed_mask, asked.moving_mask, asked.spacing)
+    for _, path in maps:
+        writable_ending(path, fixed.ndim)
     transform = None if asked.transform is None else read_transform(asked.transform, fixed.ndim)
     fixed, moving = fixed.to(asked.device), moving.to(asked.device)
     rows = score(fixed, moving, metrics, transform)

@@ -27,20 +27,28 @@ for command in (demo, score, register, warp, models, report):
     app.command()(command)
 
 
-@app.callback()
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
-    """Similarity metrics for image registration: score, register, look."""
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         import importlib.metadata
 
         sys.stdout.write(importlib.metadata.version("regsim") + "\n")
         raise typer.Exit
 
 
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Similarity metrics for image registration: score, register, look."""
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
         code = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
     except RegistrationError as problem:
         return _fail(problem, FAILURE)
     except (RegsimError, typer.TyperException) as problem:
@@ -49,6 +57,9 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail("interrupted; nothing half-written is left", INTERRUPTED)
     except MemoryError:
         return _fail("out of memory; try --finest with a larger spacing", FAILURE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains once more
+        return _fail("standard output was closed before all of it was written", FAILURE)
     except OSError as problem:
         return _fail(problem, FAILURE)
     except Exception as problem:
@@ -59,6 +70,19 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _fail(problem: object, code: int) -> int:
-    message = problem.format_message() if isinstance(problem, typer.TyperException) else str(problem)
-    sys.stderr.write("regsim: " + " ".join(message.split()) + "\n")
+    message = _usage(problem) if isinstance(problem, typer.TyperException) else str(problem)
+    if message:
+        sys.stderr.write("regsim: " + " ".join(message.split()) + "\n")
     return code
+
+
+def _usage(problem: typer.TyperException) -> str:
+    """What was wrong on the command line; a value that could not be read in our words, not in pydantic's."""
+    from pydantic import ValidationError
+
+    from regsim.settings import in_plain_words
+
+    message = problem.format_message()
+    if not isinstance(problem.__cause__, ValidationError):
+        return message
+    return message.partition(": ")[0] + ": " + in_plain_words(problem.__cause__.errors(include_url=False)[0])

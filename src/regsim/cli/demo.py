@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from regsim.cli.options import Device, Json, Seed, Threads, prepare_machine, progress, stepper, write_json
-from regsim.cli.tables import show_registration
+from regsim.cli.tables import show_registration, show_report
 
 
 def demo(
@@ -18,13 +17,13 @@ def demo(
     json: Json = None,
 ) -> None:
     """Align the bundled real brain after a known misalignment, and write a report to look at."""
-    ready = prepare_machine(device, threads)
+    ready = prepare_machine(device, threads, json)
     from regsim.applications.demo import demo_pair, demo_schedule, run_demo
 
     with progress("reading the brain") as bar:
         total = demo_schedule(demo_pair(seed)[0]).total_steps
         results = run_demo(output, seed, stepper(bar, total), ready)
     if json != "-":
-        show_registration(results, Console())
-        Console().print(f"report: {output / 'report.html'}", soft_wrap=True)
+        show_registration(results)
+        show_report(output / "report.html")
     write_json(json, results.model_dump_json(indent=1))

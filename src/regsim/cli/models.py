@@ -3,20 +3,20 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from regsim.cli.tables import say
 from regsim.errors import SettingsError
-from regsim.metrics.zoo import bundled_models
 
 
 def models(name: Annotated[str | None, typer.Argument(help="Show one model's card.")] = None) -> None:
     """List the trained models that come with regsim."""
+    from regsim.metrics.zoo import bundled_models
+
     known = bundled_models()
     if name is not None and name not in known:
-        listed = ", ".join(known) or "none yet; classical metrics need no model"
+        listed = ", ".join(known) or "none yet; classical metrics (regsim score) need no model"
         raise SettingsError(f"unknown model '{name}'. Known: {listed}")
-    console = Console()
     if not known:
-        console.print("No trained models are bundled yet. Classical metrics (regsim score) need none.")
+        say("No trained models are bundled yet. Classical metrics (regsim score) need none.")
     for model in known:
-        console.print(model)
+        say(model)

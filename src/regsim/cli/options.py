@@ -10,40 +10,49 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from regsim.errors import SettingsError
+from regsim.errors import SettingsError, unknown_name
 
 if TYPE_CHECKING:
     from regsim.registration.log import StepLog
 
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads; 0 = as many as there are cores.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
+Threads = Annotated[
+    int, typer.Option("--threads", min=0, max=1024, help="CPU threads; 0 = as many as there are cores.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Results as JSON to a file, or - for standard output.")
 ]
 Spacing = Annotated[
-    float | None, typer.Option("--spacing", min=1e-9, help="Pixel size in mm of pictures that state none.")
+    float | None, typer.Option("--spacing", min=1e-6, help="Pixel size in mm of pictures that state none.")
 ]
 FixedMask = Annotated[Path | None, typer.Option("--fixed-mask", help="Where the fixed image counts (above 0).")]
 MovingMask = Annotated[
     Path | None, typer.Option("--moving-mask", help="Where the moving image can be trusted (above 0).")
 ]
 
+DEVICES = ("auto", "cpu", "cuda")
+
 errors = Console(stderr=True)
 
 
-def prepare_machine(device: str, threads: int) -> str:
-    """Set the number of threads; the device as torch calls it.
+def prepare_machine(device: str, threads: int, json: str | None = None) -> str:
+    """Check what can be checked before any work, set the number of threads; the device as torch calls it.
 
     Raises:
         SettingsError: an unknown device, or cuda where there is none.
+        InputError: the JSON file cannot be written.
     """
+    if device not in DEVICES:
+        raise unknown_name("device", device, list(DEVICES))
+    if json is not None and json != "-":
+        from regsim.output import check_target
+
+        check_target(Path(json))
     import torch
 
     if threads:
         torch.set_num_threads(threads)
-    if device not in ("auto", "cpu", "cuda"):
-        raise SettingsError(f"unknown device '{device}'; expected auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device cuda: no GPU that torch can use was found; use --device cpu")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from regsim.cli.options import (
     Device,
@@ -19,7 +18,7 @@ from regsim.cli.options import (
     stepper,
     write_json,
 )
-from regsim.cli.tables import show_registration
+from regsim.cli.tables import show_registration, show_report
 
 
 def register(
@@ -47,7 +46,7 @@ def register(
     regularisation: Annotated[
         float, typer.Option("--regularisation", min=0.0, help="Smoothness of a deformation.")
     ] = 1.0,
-    finest: Annotated[float | None, typer.Option("--finest", min=1e-9, help="Spacing of the last level.")] = None,
+    finest: Annotated[float | None, typer.Option("--finest", min=1e-6, help="Spacing of the last level.")] = None,
     flat_field: Annotated[
         bool, typer.Option("--flat-field", help="Also write one displacement field, displacement.nii.gz (intent 1007).")
     ] = False,
@@ -60,10 +59,12 @@ def register(
     json: Json = None,
 ) -> None:
     """Align a moving image with a fixed one; write transform, warped image, results and a report."""
-    ready = prepare_machine(device, threads)
+    ready = prepare_machine(device, threads, json)
     from regsim.applications.align import align
     from regsim.applications.files import FileRequest, file_request
+    from regsim.output import check_folder
 
+    check_folder(output)
     request = file_request(
         FileRequest.checked(
             {
@@ -90,6 +91,6 @@ def register(
         steps = request.schedule.total_steps if request.schedule is not None else 0
         results = align(request, output, stepper(bar, steps))
     if json != "-":
-        show_registration(results, Console())
-        Console().print(f"report: {output / 'report.html'}", soft_wrap=True)
+        show_registration(results)
+        show_report(output / "report.html")
     write_json(json, results.model_dump_json(indent=1))

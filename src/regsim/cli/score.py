@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from regsim.cli.options import (
     Device,
@@ -40,22 +39,13 @@ def score(
     json: Json = None,
 ) -> None:
     """Score how well two images are aligned, by one metric or all."""
-    ready = prepare_machine(device, threads)
-    from regsim.applications.scores import Scores, score_files
+    ready = prepare_machine(device, threads, json)
+    from regsim.applications.scores import ScoreRequest, score_files
 
-    request = Scores(
-        fixed=fixed,
-        moving=moving,
-        metrics=tuple(metric or ()),
-        transform=transform,
-        maps=tuple(maps or ()),
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        spacing=spacing,
-        device=ready,
-    )
+    files = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    asked = {"metrics": tuple(metric or ()), "transform": transform, "maps": tuple(maps or ()), "spacing": spacing}
     with progress("scoring"):
-        rows = score_files(request)
+        rows = score_files(ScoreRequest.checked({**files, **asked, "seed": seed, "device": ready}))
     if json != "-":
-        show_scores(rows, Console())
+        show_scores(rows)
     write_json(json, '{"rows": [' + ",\n ".join(row.model_dump_json() for row in rows) + "]}")

@@ -1,12 +1,15 @@
-"""Tables that fit a terminal."""
+"""What the commands print: tables that fit a terminal, and lines of text."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from regsim.evaluation.results import MetricRow, RegistrationResults
+if TYPE_CHECKING:
+    from regsim.evaluation.results import MetricRow, RegistrationResults
 
 
 def number(value: float | None) -> str:
@@ -20,31 +23,41 @@ def number(value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def show_scores(rows: Sequence[MetricRow], console: Console) -> None:
+def say(line: str) -> None:
+    """One line of plain text on standard output, never wrapped; brackets in names are no markup."""
+    Console().print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def show_report(page: Path) -> None:
+    """Where the page is."""
+    say(f"report: {page}")
+
+
+def show_scores(rows: Sequence["MetricRow"]) -> None:
     """One line a metric."""
     table = Table("metric", "value", "unit", "better", "seconds", box=None, pad_edge=False)
     for row in rows:
         better = "higher" if row.higher_is_better else "lower"
         table.add_row(row.metric, number(row.value), row.unit or "-", better, f"{row.seconds:.2f}")
-    console.print(table)
+    Console().print(table)
 
 
-def show_registration(results: RegistrationResults, console: Console) -> None:
+def show_registration(results: "RegistrationResults") -> None:
     """Before and after, and the true error where it is known."""
     table = Table("metric", "before", "after", "better", "", box=None, pad_edge=False)
     for row in results.metrics:
         better = "higher" if row.higher_is_better else "lower"
-        improved = (row.after > row.before) == row.higher_is_better
-        mark = "drove" if row.drove else "" if improved else "worse"
+        worse = row.after != row.before and (row.after > row.before) != row.higher_is_better
+        mark = "drove" if row.drove else "worse" if worse else ""
         table.add_row(row.metric, number(row.before), number(row.after), better, mark)
-    console.print(table)
+    Console().print(table)
     unit = results.unit
     if results.truth is not None:
         truth = results.truth
-        console.print(
+        say(
             f"true error: {number(truth.before_mean)} {unit} before, {number(truth.after_mean)} {unit} after "
             f"(95 %: {number(truth.after_percentile_95)}); rigid part {number(truth.rigid_error)} {unit}"
         )
     if results.jacobian is not None:
-        console.print(f"folded: {100 * results.jacobian.folded_fraction:.3f} % of the foreground")
-    console.print(f"{results.iterations} steps, {results.seconds:.1f} s, peak memory {results.peak_memory_mb:.0f} MB")
+        say(f"folded: {100 * results.jacobian.folded_fraction:.3f} % of the foreground")
+    say(f"{results.iterations} steps, {results.seconds:.1f} s, peak memory {results.peak_memory_mb:.0f} MB")

@@ -22,8 +22,8 @@ def warp(
     spacing: Spacing = None,
 ) -> None:
     """Carry an image or a label map through a transform onto the grid of another image."""
-    from regsim.applications.files import warp_file
+    from regsim.applications.files import WarpRequest, warp_file
 
-    warp_file(
-        moving, transform, like, output, labels=labels, method=method, inverse=inverse, fill=fill, spacing=spacing
-    )
+    options = {"labels": labels, "interpolation": method, "inverse": inverse, "fill": fill, "spacing": spacing}
+    files = {"moving": moving, "transform": transform, "like": like, "output": output}
+    warp_file(WarpRequest.checked({**files, **options}))

@@ -1,10 +1,11 @@
-"""The registration driver: any metric, any transform, one optimisation loop."""
+"""The registration driver: any metric, any transform, stage by stage and level by level."""
 
 import copy
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -14,18 +15,17 @@ from regsim.metrics import AbstractMetric, load_metric
 from regsim.prepare import rescaled
 from regsim.registration import powell
 from regsim.registration.deformation import Deformation, chain, frozen
+from regsim.registration.descent import Outcome, descend
 from regsim.registration.initial import choose, starts
 from regsim.registration.level import Level, penalty
 from regsim.registration.log import LevelLog, StepLog
 from regsim.registration.schedule import LINEAR, Goal, Schedule, Stage, schedule_for
-from regsim.registration.schedule import Level as LevelSettings
-from regsim.transforms.base import Transform
+from regsim.transforms.base import Mapping, Transform
 from regsim.transforms.linear import Affine, LinearTransform, Rigid, Similarity
 from regsim.transforms.warp import Method, warp
 
 KINDS: dict[str, type[LinearTransform]] = {"rigid": Rigid, "similarity": Similarity, "affine": Affine}
 LINEAR_END, DEFORMABLE_END = 0.02, 0.1
-CONVERGED_WINDOW, CONVERGED_SHARE = 15, 1e-3
 
 OnStep = Callable[[StepLog], None]
 
@@ -163,15 +163,7 @@ class _Run:
 
     def _linear(self, stage: Stage) -> None:
         """A linear stage continues from a linear start; after a deformation it works outside of it."""
-        before = self.parts or [self.initial]
-        if len(before) == 1 and isinstance(before[0], LinearTransform):
-            own = KINDS[stage.transform](self.fixed.ndim, before[0].centre.cpu().numpy())
-            own.set_homogeneous(before[0].homogeneous())
-            rest: list[Transform] = []
-        else:
-            own = KINDS[stage.transform](self.fixed.ndim, self.fixed.grid.centre)
-            rest = before
-        own.to(self.device)
+        own, rest = self._linear_part(stage)
         self.parts = [own, *rest]
         metric = self._metric(stage)
         if stage.optimiser == "gradient" and not metric.differentiable:
@@ -179,36 +171,34 @@ class _Run:
         for number, settings in enumerate(stage.levels):
             level = Level(self.fixed, self.moving, metric, settings.spacing, self.schedule.smoothing)
             whole = chain([own, *frozen(rest, level.grid)])
-            if stage.optimiser == "powell":
-                self._powell(stage, number, settings, level, own)
-                continue
-            mapping = whole.mapping(level.grid)
-            groups = [
-                {"params": [parameter], "lr": settings.step * unit} for parameter, unit in own.steps(level.grid.radius)
-            ]
+            scales = own.steps(level.grid.radius)
+            with self._logged(stage, number, level) as outcome:
+                if stage.optimiser == "powell":
+                    powell.minimise(level, whole, scales, settings, self._recorder(stage, number), outcome)
+                    continue
+                mapping = whole.mapping(level.grid)
+                groups = [(parameter, settings.step * unit) for parameter, unit in scales]
+                cost = partial(_linear_cost, level, mapping)
+                descend(cost, groups, settings.steps, LINEAR_END, self._recorder(stage, number), outcome)
 
-            def cost(level: Level = level, mapping: Callable[[], torch.Tensor] = mapping) -> tuple[torch.Tensor, float]:
-                return level.cost(mapping()), 0.0
-
-            self._descend(stage, number, settings, level, groups, cost, LINEAR_END)
-
-    def _powell(self, stage: Stage, number: int, settings: LevelSettings, level: Level, own: LinearTransform) -> None:
-        began, costs = time.perf_counter(), list[float]()
-
-        def record(value: float) -> None:
-            costs.append(value)
-            self._log(StepLog(stage=stage.transform, level=number, step=len(costs), cost=value, penalty=0.0))
-
-        stop = powell.minimise(level, own, settings.steps, settings.step, record)
-        self._level_row(stage, number, level, [costs[0], min(costs)], len(costs), began, stop)
+    def _linear_part(self, stage: Stage) -> tuple[LinearTransform, list[Transform]]:
+        before = self.parts or [self.initial]
+        kind = KINDS[stage.transform]
+        first = before[0]
+        if len(before) == 1 and isinstance(first, LinearTransform):
+            own = kind(self.fixed.ndim, first.centre.cpu().numpy()).set_homogeneous(first.homogeneous())
+            return own.to(self.device), []
+        return kind(self.fixed.ndim, self.fixed.grid.centre).to(self.device), before
 
     # --- deformable -------------------------------------------------------------------------------------------------
 
     def _deformable(self, stage: Stage) -> None:
         before = self.parts or [self.initial]
         metric = self._metric(stage)
+        if not metric.differentiable:
+            raise SettingsError(f"metric '{metric.name}' has no gradient: it cannot drive a deformation")
         first, last = stage.levels[0], stage.levels[-1]
-        deformation = Deformation(stage.transform, self.fixed.grid, first.control_spacing or 8 * first.spacing)
+        deformation = Deformation(stage.transform, self.fixed.grid, first.control_spacing or 4 * first.spacing)
         deformation.control.to(self.device)
         weights = {name: weight * last.spacing for name, weight in stage.penalties.items()}
         for number, settings in enumerate(stage.levels):
@@ -216,120 +206,64 @@ class _Run:
             deformation.refine(settings.control_spacing or 4 * settings.spacing)
             self.parts = [*before, deformation.control]
             outer = chain(frozen(before, level.grid))
-            points = level.grid.points(device=self.device)
-            with torch.no_grad():
-                start = outer(points)
-            force = level.force(start)
-            displacement = deformation.displacement(level.grid)
-            groups = [{"params": [deformation.control.coefficients], "lr": settings.step}]
-
-            def cost(
-                level: Level = level,
-                outer: Transform = outer,
-                points: torch.Tensor = points,
-                force: float = force,
-                displacement: Callable[[], torch.Tensor] = displacement,
-            ) -> tuple[torch.Tensor, float]:
-                moved = displacement()
-                smooth = penalty(moved, level.grid, weights)
-                return level.cost(outer(points + moved)) / force + smooth, float(smooth.detach())
-
-            self._descend(stage, number, settings, level, groups, cost, DEFORMABLE_END)
+            cost = _DeformableCost(level, outer, deformation, weights)
+            groups = [(deformation.control.coefficients, settings.step)]
+            with self._logged(stage, number, level) as outcome:
+                descend(cost, groups, settings.steps, DEFORMABLE_END, self._recorder(stage, number), outcome)
             self.parts = [*before, deformation.finished(level.grid)]
 
-    # --- the loop ---------------------------------------------------------------------------------------------------
+    # --- the log ----------------------------------------------------------------------------------------------------
 
-    def _descend(
-        self,
-        stage: Stage,
-        number: int,
-        settings: LevelSettings,
-        level: Level,
-        groups: list[dict[str, object]],
-        cost: Callable[[], tuple[torch.Tensor, float]],
-        end: float,
-    ) -> None:
-        """Adam with a step that falls along a cosine; keeps the parameters of the lowest cost."""
-        began = time.perf_counter()
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        first_step = [group["lr"] for group in optimiser.param_groups]
-        costs: list[float] = []
-        best, kept = math.inf, [parameter.detach().clone() for parameter in parameters]
-        stop = "steps done"
-        for step in range(settings.steps):
-            share = end + (1 - end) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-            for group, length in zip(optimiser.param_groups, first_step, strict=True):
-                group["lr"] = length * share
-            optimiser.zero_grad()
-            value, smooth = self._guarded(cost, stage, parameters, kept)
-            costs.append(float(value.detach()))
-            if costs[-1] < best:
-                best, kept = costs[-1], [parameter.detach().clone() for parameter in parameters]
-            self._log(StepLog(stage=stage.transform, level=number, step=step, cost=costs[-1], penalty=smooth))
-            if _converged(costs):
-                stop = "converged"
-                break
-            torch.autograd.backward(value)
-            optimiser.step()
-        _restore(parameters, kept)
-        self._level_row(stage, number, level, costs, len(costs), began, stop)
+    def _recorder(self, stage: Stage, number: int) -> Callable[[int, float, float], None]:
+        def record(step: int, cost: float, smooth: float) -> None:
+            self.steps.append(StepLog(stage.transform, number, step, cost, smooth))
+            if self.on_step is not None:
+                self.on_step(self.steps[-1])
 
-    def _guarded(
-        self,
-        cost: Callable[[], tuple[torch.Tensor, float]],
-        stage: Stage,
-        parameters: list[torch.Tensor],
-        kept: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, float]:
-        """The cost, or an error that carries the step's number and the last good transform."""
-        reason = ""
-        try:
-            value, smooth = cost()
-        except GridError as problem:
-            reason = str(problem)
-        else:
-            if bool(torch.isfinite(value)):
-                return value, smooth
-            reason = "the cost is NaN or infinite"
-        _restore(parameters, kept)
-        last_good = copy.deepcopy(chain(self.parts)).cpu().requires_grad_(False)
-        number = len(self.steps) + 1
-        raise RegistrationError(f"stopped at step {number} ({stage.transform}): {reason}", number, last_good)
+        return record
 
-    def _log(self, row: StepLog) -> None:
-        self.steps.append(row)
-        if self.on_step is not None:
-            self.on_step(row)
-
-    def _level_row(
-        self, stage: Stage, number: int, level: Level, costs: list[float], count: int, began: float, stop: str
-    ) -> None:
+    @contextmanager
+    def _logged(self, stage: Stage, number: int, level: Level) -> Iterator[Outcome]:
+        """Time a level and write its row; a problem becomes an error that carries the step and the last good transform."""
+        began, outcome = time.perf_counter(), Outcome()
+        yield outcome
+        if outcome.problem:
+            last_good = copy.deepcopy(chain(self.parts)).cpu().requires_grad_(False)
+            count = len(self.steps) + 1
+            message = f"stopped at step {count} ({stage.transform}): {outcome.problem}"
+            raise RegistrationError(message, count, last_good)
         self.levels.append(
             LevelLog(
                 stage=stage.transform,
                 level=number,
                 spacing=min(level.grid.spacing),
                 voxels=level.grid.voxels,
-                iterations=count,
-                cost_first=costs[0],
-                cost_last=min(costs),
+                iterations=len(outcome.costs),
+                cost_first=outcome.costs[0],
+                cost_last=min(outcome.costs),
                 overlap=level.overlap,
                 seconds=time.perf_counter() - began,
-                stop=stop,
+                stop=outcome.stop,
             )
         )
 
 
-def _restore(parameters: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
+def _linear_cost(level: Level, mapping: Mapping) -> tuple[torch.Tensor, float]:
+    return level.cost(mapping()), 0.0
 
 
-def _converged(costs: list[float]) -> bool:
-    """The last steps changed less than a thousandth of what the level has gained (nothing, if it began at the optimum)."""
-    recent = costs[-CONVERGED_WINDOW:]
-    if len(recent) < CONVERGED_WINDOW:
-        return False
-    return max(recent) - min(recent) <= CONVERGED_SHARE * (costs[0] - min(costs))
+class _DeformableCost:
+    """Metric over its own force, plus penalties, of the deformation of the moment."""
+
+    def __init__(self, level: Level, outer: Transform, deformation: Deformation, weights: dict[str, float]):
+        self.level, self.outer, self.weights = level, outer, weights
+        self.points = level.grid.points(device=deformation.control.device)
+        self.displacement = deformation.displacement(level.grid)
+        with torch.no_grad():
+            start = outer(self.points)
+        self.force = level.force(start)
+
+    def __call__(self) -> tuple[torch.Tensor, float]:
+        moved = self.displacement()
+        smooth = penalty(moved, self.level.grid, self.weights)
+        return self.level.cost(self.outer(self.points + moved)) / self.force + smooth, float(smooth.detach())

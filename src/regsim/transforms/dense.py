@@ -181,8 +181,8 @@ def integrate(velocity: torch.Tensor, grid: Grid, points: torch.Tensor, squaring
 def sample_vectors(field: torch.Tensor, grid: Grid, points: torch.Tensor) -> torch.Tensor:
     """Vectors `(ndim, *shape)` read at points `(..., ndim)`, linear, zero outside: `(..., ndim)`."""
     flat = points.to(field.dtype)
-    read = sample(field[None], grid, flat, "linear", "zeros")
-    return read.squeeze(0).movedim(0, -1)
+    vectors: torch.Tensor = sample(field[None], grid, flat, "linear", "zeros")[0].movedim(0, -1)
+    return vectors
 
 
 def vector_image(field: torch.Tensor, grid: Grid) -> sitk.Image:

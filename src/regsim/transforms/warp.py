@@ -81,8 +81,9 @@ def _check(image: Image, grid: Grid) -> None:
 def _values(image: Image, points: torch.Tensor, method: Method) -> torch.Tensor:
     if method == "cubic":
         return _cubic(image, points)
-    read = sample(image.batch, image.grid, points, "nearest" if method == "nearest" else "linear", "border")
-    return read.squeeze(0)
+    mode: Literal["linear", "nearest"] = "nearest" if method == "nearest" else "linear"
+    values: torch.Tensor = sample(image.batch, image.grid, points, mode, "border")[0]
+    return values
 
 
 def _labels(image: Image, points: torch.Tensor) -> torch.Tensor:
