@@ -70,7 +70,8 @@ def slices(data: Path, quick: bool) -> Iterator[Row]:
                     "before": float(true_errors(Rigid(2), known, points).mean()),
                     "after": float(true_errors(found.transform, known, points).mean()),
                     "degrees_error": abs(turns[0] - turns[1]),
-                    "scale_ratio": float(torch.linalg.det(found.transform.matrix() @ known.matrix().inverse().detach())) ** 0.5,
+                    "scale_ratio": float(torch.linalg.det(found.transform.matrix() @ known.matrix().inverse().detach()))
+                    ** 0.5,
                     "seconds": found.seconds,
                 }
 
@@ -150,7 +151,12 @@ def deformable(data: Path, quick: bool) -> Iterator[Row]:
             runs: list[tuple[str, Callable[[], tuple[Image, float]]]] = []
             for goal in ("deformable", "diffeomorphic"):
                 for metric in ("lncc:window=7", None):
-                    runs.append((f"{metric or 'default'} {goal}", lambda m=metric, g=goal: _ours(fixed, moving, labels[1], m, g)))
+                    runs.append(
+                        (
+                            f"{metric or 'default'} {goal}",
+                            lambda m=metric, g=goal: _ours(fixed, moving, labels[1], m, g),
+                        )
+                    )
             if importlib.util.find_spec("ants") is not None:
                 runs.append(("ANTs SyN", lambda: _ants(folder, target, source, contrast, labels[1])))
             for name, run in runs:

@@ -34,7 +34,9 @@ def slice_of(contrast: str) -> Image:
 def known_rigid(image: Image, degrees: float = 8.0, shift: float = 2.0) -> Rigid:
     known = Rigid(image.ndim, image.grid.centre)
     with torch.no_grad():
-        known.rotation.copy_(torch.tensor([degrees, -0.5 * degrees, 0.7 * degrees])[: known.rotation.numel()] * math.pi / 180)
+        known.rotation.copy_(
+            torch.tensor([degrees, -0.5 * degrees, 0.7 * degrees])[: known.rotation.numel()] * math.pi / 180
+        )
         known.translation.copy_(shift * torch.tensor([1.0, -1.5, 0.8])[: image.ndim])
     return known
 

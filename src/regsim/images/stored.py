@@ -74,12 +74,18 @@ def _read_series(folder: Path) -> sitk.Image:
     reader = sitk.ImageSeriesReader()
     with quiet():
         series = reader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        found = "no DICOM series" if not series else f"{len(series)} DICOM series; put the wanted one in its own folder"
-        raise InputError(f"folder '{folder}' holds {found}")
+        files = reader.GetGDCMSeriesFileNames(str(folder), series[0]) if len(series) == 1 else ()
+    if len(series) > 1:
+        raise InputError(
+            f"folder '{folder}' holds {len(series)} DICOM series; expected one: put the wanted one in its own folder"
+        )
+    damaged = _dicom_files(folder) - {Path(name).name for name in files}
+    if damaged:
+        raise InputError(f"folder '{folder}': {min(damaged)} is a damaged or truncated DICOM file; copy it again")
+    if not files:
+        raise InputError(f"folder '{folder}' holds no DICOM series")
     try:
         with quiet():
-            files = reader.GetGDCMSeriesFileNames(str(folder), series[0])
             _check_slices(folder, files)
             reader.SetFileNames(files)
             return reader.Execute()
@@ -87,19 +93,35 @@ def _read_series(folder: Path) -> sitk.Image:
         raise _unreadable(folder, problem) from None
 
 
+def _dicom_files(folder: Path) -> set[str]:
+    """The names of the files that say they are DICOM; the index of a disc is no slice."""
+    found = set()
+    for path in folder.iterdir():
+        if path.is_file() and path.name.upper() != "DICOMDIR":
+            with path.open("rb") as stream:
+                if stream.read(132)[128:] == b"DICM":
+                    found.add(path.name)
+    return found
+
+
 def _check_slices(folder: Path, files: tuple[str, ...]) -> None:
-    origins = []
+    """Slices must follow each other along their normal, in even steps."""
+    places = []
     for name in files:
         reader = sitk.ImageFileReader()
         reader.SetFileName(name)
         reader.ReadImageInformation()
-        origins.append(reader.GetOrigin())
-    steps = np.linalg.norm(np.diff(np.asarray(origins), axis=0), axis=1)
+        places.append(reader.GetOrigin())
+        normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
+    order = np.argsort(np.asarray(places) @ normal)
+    apart = np.diff(np.asarray(places)[order], axis=0)
+    steps = np.linalg.norm(apart, axis=1)
     if not len(steps):
         return
-    if steps.min() < 1e-3 * max(float(steps.max()), 1e-6) or steps.max() == 0:
-        raise InputError(f"folder '{folder}': several slices lie at one position; put one volume in its own folder")
+    where = f"folder '{folder}': slices"
+    if steps.min() < 1e-3 * steps.max() or steps.max() == 0:
+        raise InputError(f"{where} lie several at one position; put one volume in its own folder")
     if steps.max() - steps.min() > 0.05 * steps.mean():
-        raise InputError(
-            f"folder '{folder}': slices are {steps.min():.3g} to {steps.max():.3g} mm apart; some are missing"
-        )
+        raise InputError(f"{where} are {steps.min():.3g} to {steps.max():.3g} mm apart; some are missing")
+    if np.linalg.norm(apart - np.outer(apart @ normal, normal), axis=1).max() > 0.05 * steps.mean():
+        raise GridError(f"{where} are not stacked along their normal (a tilted gantry); resample them upright first")

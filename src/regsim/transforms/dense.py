@@ -172,7 +172,7 @@ class Composite(Transform):
 
 def integrate(velocity: torch.Tensor, grid: Grid, points: torch.Tensor, squarings: int) -> torch.Tensor:
     """Scaling and squaring of `(ndim, *shape)`; `points` are the grid's own."""
-    field = velocity / 2**squarings
+    field: torch.Tensor = velocity / 2**squarings
     for _ in range(squarings):
         field = field + sample_vectors(field, grid, points + field.movedim(0, -1)).movedim(-1, 0)
     return field

@@ -90,7 +90,7 @@ def _labels(image: Image, points: torch.Tensor) -> torch.Tensor:
     """Nearest neighbour over positions in the list of labels, so that a large label is not rounded by float32."""
     known, position = torch.unique(image.data, return_inverse=True)
     nearest = sample(position[None].float(), image.grid, points, "nearest", "border")[0]
-    carried = known[nearest.round().long()]
+    carried: torch.Tensor = known[nearest.round().long()]
     return carried if image.is_labels else carried.float()
 
 
