@@ -576,14 +576,6 @@ def test_as_a_program(samples: Samples, tmp_path: Path) -> None:
     """What the in-process tests cannot see: the real standard error of a real process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     cut_volume = cut("cut.mha", SOLID)(tmp_path, samples)
-    damaged = damaged_h5(tmp_path, samples)
-    for arguments, words in (
-        (["score", samples.fixed, cut_volume], ("cut.mha", "truncated")),
-        (["warp", samples.fixed, damaged, "--like", samples.fixed, "-o", tmp_path / "w.mha"], ("cut.h5", "damaged")),
-        (["register", samples.fixed, samples.moving, "-o", tmp_path / "run", "--start", "here"], ("start", "here")),
-    ):
-        line = [sys.executable, "-m", "regsim", *map(str, arguments)]
-        done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
-        Outcome(done.returncode, done.stdout, done.stderr).refused(*words)
-    assert not (tmp_path / "run").exists()
-    assert not (tmp_path / "w.mha").exists()
+    line = [sys.executable, "-m", "regsim", "score", str(samples.fixed), str(cut_volume)]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    Outcome(done.returncode, done.stdout, done.stderr).refused("cut.mha", "truncated")

@@ -304,3 +304,13 @@ def test_penalties_have_their_closed_forms() -> None:
     flat = -0.9 * points
     assert float(jacobian(flat, grid)) == pytest.approx((0.2 - 0.1**3) ** 2)
     assert all(float(penalty(torch.full_like(points, 3.0), grid)) == 0.0 for penalty in PENALTIES.values())
+
+
+def test_soft_masks_of_coarse_levels_stay_within_bounds() -> None:
+    fixed = slice_of("t1")
+    known = known_rigid(fixed)
+    moving = moved(fixed, known)
+    disc = (fixed.data > 0.05).float()
+    around = (moving.data > 0.02).float()
+    found = register(replace(fixed, mask=disc), replace(moving, mask=around), "ncc", "affine")
+    assert error(found, known, fixed) < 0.2

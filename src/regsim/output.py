@@ -68,9 +68,13 @@ def check_target(path: Path) -> None:
     Raises:
         InputError: its folder does not exist or cannot be written, or a folder stands under its name.
     """
-    if path.is_dir():
+    try:
+        taken, ready = path.is_dir(), path.parent.is_dir()
+    except OSError as problem:
+        raise InputError(f"cannot write '{path}': {problem.strerror}") from None
+    if taken:
         raise InputError(f"cannot write '{path}': a folder stands under that name; give a file")
-    if not path.parent.is_dir():
+    if not ready:
         raise InputError(f"cannot write '{path}': there is no folder '{path.parent}'; make it first")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"cannot write '{path}': no permission to write in '{path.parent}'")

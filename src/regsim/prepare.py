@@ -74,7 +74,7 @@ def coarser(image: Image, spacing: float) -> Image:
     weights = None if image.mask is None else image.mask
     blurred = smoothed(image, sigma)
     carried = warp(replace(blurred, mask=None), None, target)
-    mask = None if weights is None else warp(Image(weights, image.grid), None, target).data
+    mask = None if weights is None else warp(Image(weights, image.grid), None, target).data.clamp(0, 1)
     return replace(carried, mask=mask)
 
 

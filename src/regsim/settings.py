@@ -48,7 +48,8 @@ class Settings(BaseModel):
 
 
 def _in_one_line(model: type[Settings], problem: ValidationError) -> SettingsError:
-    first = problem.errors(include_url=False)[0]
+    found = problem.errors(include_url=False)
+    first = next((error for error in found if error["type"] == "extra_forbidden"), found[0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
         return unknown_name("setting", where, sorted(model.model_fields))

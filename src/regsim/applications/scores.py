@@ -8,7 +8,7 @@ from pydantic import Field
 from regsim.applications.files import read_pair
 from regsim.errors import SettingsError
 from regsim.evaluation.results import MetricRow
-from regsim.evaluation.scoring import on_fixed_grid, score
+from regsim.evaluation.scoring import as_expected, on_fixed_grid, score
 from regsim.images.image import Image
 from regsim.images.io import writable_ending, write_image
 from regsim.metrics import AbstractMetric, load_metric
@@ -49,7 +49,8 @@ def score_files(asked: ScoreRequest) -> list[MetricRow]:
     carried, mask = on_fixed_grid(fixed, moving, transform)
     for metric, path in maps:
         with torch.no_grad():
-            local = metric.map(fixed.batch, carried.batch, mask)
+            pair = as_expected(metric, fixed, carried)
+            local = metric.map(pair[0].batch, pair[1].batch, mask)
         write_image(Image(local[0].cpu(), fixed.grid, name=metric.name), path)
     return rows
 

@@ -70,8 +70,13 @@ def on_fixed_grid(fixed: Image, moving: Image, transform: Transform | None) -> t
     return carried, mask[None]
 
 
+def as_expected(metric: AbstractMetric, fixed: Image, moving: Image) -> tuple[Image, Image]:
+    """Both images with the intensities that the metric expects: as stored, or scaled to [0, 1]."""
+    return (fixed, moving) if metric.expects == "any" else (rescaled(fixed), rescaled(moving))
+
+
 def _row(metric: AbstractMetric, fixed: Image, moving: Image, mask: torch.Tensor | None) -> MetricRow:
-    pair = (fixed, moving) if metric.expects == "any" else (rescaled(fixed), rescaled(moving))
+    pair = as_expected(metric, fixed, moving)
     began = time.perf_counter()
     with torch.no_grad():
         value = float(metric(pair[0].batch, pair[1].batch, mask)[0])

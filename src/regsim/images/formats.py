@@ -1,5 +1,6 @@
 """What may be read from disk: which endings, and the checks that a file is whole before anything trusts it."""
 
+import os
 from pathlib import Path
 
 from regsim.errors import InputError
@@ -44,9 +45,15 @@ def check_file(path: Path) -> None:
     Raises:
         InputError: says which.
     """
-    if not path.exists():
+    try:
+        there, folder, readable = path.exists(), path.is_dir(), os.access(path, os.R_OK)
+    except OSError as problem:
+        raise InputError(f"'{path}' cannot be read: {problem.strerror}") from None
+    if not there:
         raise InputError(f"'{path}' does not exist")
-    if path.is_dir():
+    if not readable:
+        raise InputError(f"'{path}' cannot be read: no permission")
+    if folder:
         return
     kind = ending(path)
     if kind not in ENDINGS:

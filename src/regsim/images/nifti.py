@@ -1,6 +1,7 @@
 """What ITK does not notice in a NIfTI file: missing bytes, a geometry that no space can have, and NaN (it reads 0)."""
 
 import gzip
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -15,13 +16,10 @@ from regsim.errors import GridError, InputError
 BITS = {2: 8, 4: 16, 8: 32, 16: 32, 64: 64, 128: 24, 256: 8, 512: 16, 768: 32, 1024: 64, 1280: 64, 1792: 128, 32: 64}
 BITS |= {2304: 32}
 FLOATS = {16: "f4", 64: "f8"}
-# For NIfTI-1 and NIfTI-2, by the length of the header: format and place of each field that is looked at.
-LAYOUT = {
-    348: {"dims": ("8h", 40), "kind": ("h", 70), "pixdim": ("8f", 76), "offset": ("f", 108), "sform": ("h", 254)}
-    | {"rows": ("12f", 280), "magic": ("3s", 344)},
-    540: {"dims": ("8q", 16), "kind": ("h", 12), "pixdim": ("8d", 104), "offset": ("q", 168), "sform": ("i", 348)}
-    | {"rows": ("12d", 400), "magic": ("3s", 4)},
-}
+LENGTH, FIRST = 348, 352
+# Format and place of each field that is looked at.
+LAYOUT = {"dims": ("8h", 40), "kind": ("h", 70), "pixdim": ("8f", 76), "offset": ("f", 108), "sform": ("h", 254)}
+LAYOUT |= {"rows": ("12f", 280), "magic": ("4s", 344)}
 Positions = npt.NDArray[np.int64]
 
 
@@ -73,7 +71,7 @@ def check_nifti(path: Path) -> Positions:
 
 
 def _through(path: Path, stream: BinaryIO) -> Positions:
-    header = _header(path, stream.read(540))
+    header = _header(path, stream.read(FIRST))
     _check_geometry(path, header)
     stream.seek(header.offset)
     held, found = header.offset, [np.empty(0, np.int64)]
@@ -97,19 +95,18 @@ def _bad(block: bytes, kind: str) -> Positions:
 
 
 def _header(path: Path, raw: bytes) -> Header:
-    lengths = {order: struct.unpack(order + "i", raw[:4])[0] for order in "<>"} if len(raw) >= 348 else {}
-    order = next((order for order, length in lengths.items() if length in LAYOUT and len(raw) >= length), None)
-    if order is None:
+    if raw[4:7] in (b"n+2", b"ni2"):
+        raise InputError(f"'{path}' is NIfTI-2, which ITK cannot read; save it as NIfTI-1")
+    orders = [order for order in "<>" if len(raw) >= LENGTH and struct.unpack(order + "i", raw[:4])[0] == LENGTH]
+    if not orders:
         raise InputError(f"'{path}' is not a NIfTI file (its header is not one)")
-    read = {
-        name: struct.unpack_from(order + form, raw, place) for name, (form, place) in LAYOUT[lengths[order]].items()
-    }
+    read = {name: struct.unpack_from(orders[0] + form, raw, place) for name, (form, place) in LAYOUT.items()}
     dims, kind = read["dims"], read["kind"][0]
-    if not 1 <= dims[0] <= 7 or kind not in BITS or read["magic"][0] not in (b"n+1", b"n+2"):
+    if not 1 <= dims[0] <= 7 or kind not in BITS or read["magic"][0] != b"n+1\0":
         raise InputError(f"'{path}' is not a NIfTI image that can be read ({dims[0]} axes, data type {kind})")
-    offset = max(int(read["offset"][0]), lengths[order] + 4)
-    sform = read["rows"] if read["sform"][0] > 0 else None
-    return Header(order, dims, kind, read["pixdim"], offset, sform)
+    place = read["offset"][0]
+    offset = max(int(place), FIRST) if math.isfinite(place) else FIRST
+    return Header(orders[0], dims, kind, read["pixdim"], offset, read["rows"] if read["sform"][0] > 0 else None)
 
 
 def _check_geometry(path: Path, header: Header) -> None:

@@ -138,9 +138,12 @@ class AbstractMetric(nn.Module, ABC):
     @classmethod
     def create(cls, **settings: Any) -> Self:
         """Construct with named settings; an unknown name, or a value not of the default's kind, is an error."""
-        known = {name: setting.default for name, setting in inspect.signature(cls).parameters.items()}
+        own = cls.__init__ is not nn.Module.__init__
+        known = {name: setting.default for name, setting in inspect.signature(cls).parameters.items() if own}
         for name, value in settings.items():
             if name not in known:
+                if not known:
+                    raise SettingsError(f"metric '{cls.name}' has no settings, got '{name}'")
                 raise unknown_name(f"setting of metric '{cls.name}'", name, list(known))
             if not _same_kind(value, known[name]):
                 kind = type(known[name]).__name__

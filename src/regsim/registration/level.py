@@ -51,7 +51,7 @@ class Level:
         weights = inside(self.moving.grid, points)[None, None]
         if self.moving.mask is not None:
             mask = self.moving.mask[None]
-            weights = weights * sample(mask, self.moving.grid, points.detach(), "linear", "zeros")
+            weights = weights * sample(mask, self.moving.grid, points.detach(), "linear", "zeros").clamp(0, 1)
         own = self.fixed.mask_batch
         self.overlap = float(weights.mean() if own is None else (weights * own).sum() / own.sum().clamp_min(1e-9))
         if not self.overlap >= SMALLEST_OVERLAP:

@@ -71,7 +71,7 @@ def read_transform(path: str | Path, ndim: int | None = None) -> Transform:
         raise TransformError(f"transform '{path}': {problem}") from None
     if not all(bool(torch.isfinite(values).all()) for values in found.parameters()):
         raise TransformError(f"transform '{path}' holds NaN or infinite numbers")
-    return found
+    return found.requires_grad_(False)
 
 
 def of_itk(stored: sitk.Transform) -> Transform:
