@@ -4,6 +4,7 @@ import os
 import stat
 import threading
 import tomllib
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import nibabel
@@ -146,6 +147,9 @@ PICTURES: dict[str, tuple[str, npt.NDArray[np.generic], npt.NDArray[np.generic]]
     "colour": ("a.png", COLOUR, LUMINANCE),
     "colour with alpha": ("a.png", np.concatenate([COLOUR, ALPHA], axis=-1), LUMINANCE),
     "grey with alpha": ("a.png", np.concatenate([GREY[..., None], ALPHA], axis=-1), GREY),
+    "16 bit colour": ("a.png", COLOUR.astype(np.uint16) * 257, LUMINANCE * 257),
+    "16 bit colour TIFF": ("a.tif", COLOUR.astype(np.uint16) * 257, LUMINANCE * 257),
+    "colour TIFF with alpha": ("a.tif", np.concatenate([COLOUR, ALPHA], axis=-1), LUMINANCE),
     "grey TIFF": ("a.tif", GREY, GREY),
     "16 bit TIFF": ("a.tiff", GREY.astype(np.uint16) * 257, GREY.astype(np.float32) * 257),
     "float TIFF": ("a.tif", GREY.astype(np.float32) / 7, GREY.astype(np.float32) / 7),
@@ -156,9 +160,12 @@ PICTURES: dict[str, tuple[str, npt.NDArray[np.generic], npt.NDArray[np.generic]]
 @pytest.mark.parametrize("kind", PICTURES)
 def test_pictures_become_grey_and_lie_in_pixels(kind: str, tmp_path: Path) -> None:
     name, array, expected = PICTURES[kind]
-    PIL.Image.fromarray(array).save(tmp_path / name, dpi=(300, 300))
+    if array.ndim == 3 and array.dtype == np.uint16:
+        sitk.WriteImage(sitk.GetImageFromArray(array, isVector=True), str(tmp_path / name))
+    else:
+        PIL.Image.fromarray(array).save(tmp_path / name, dpi=(300, 300))
     image = read_image(tmp_path / name)
-    np.testing.assert_allclose(image.numpy(), expected, rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(image.numpy(), expected, rtol=1e-6, atol=1e-2)
     assert (image.grid.unit, image.grid.spacing, image.grid.origin) == ("px", (1.0, 1.0), (0.0, 0.0))
 
 
@@ -175,9 +182,43 @@ def test_palette_picture(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_image(tmp_path / "p.png").numpy(), GREY, atol=1e-3)
 
 
+def test_damaged_grey_with_alpha(tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.concatenate([GREY[..., None], ALPHA], axis=-1)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    for content, said in (
+        (whole[: len(whole) // 2], "truncated"),
+        (whole[:24] + b"\x10" + whole[25:], "without alpha"),
+    ):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_tiffs_that_itk_reads_wrongly_are_refused(big: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    PIL.Image.fromarray(np.concatenate([GREY[..., None], ALPHA], axis=-1)).save(path, big_tiff=big)
+    with pytest.raises(InputError, match="2 values per pixel"):
+        read_image(path)
+    PIL.Image.fromarray(GREY).save(path, big_tiff=big, tiffinfo={262: 0})
+    with pytest.raises(InputError, match="negative"):
+        read_image(path)
+    PIL.Image.fromarray(GREY).save(path, big_tiff=big)
+    np.testing.assert_array_equal(read_image(path).numpy(), GREY)
+
+
+def test_a_tiff_of_many_pages_is_a_stack(tmp_path: Path) -> None:
+    pages = [PIL.Image.fromarray(GREY // (number + 1)) for number in range(3)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    image = read_image(tmp_path / "stack.tif")
+    np.testing.assert_array_equal(image.numpy(), np.stack([GREY, GREY // 2, GREY // 3]))
+    assert image.grid.unit == "px"
+
+
 def test_spacing_of_pictures_in_mm(tmp_path: Path) -> None:
     PIL.Image.fromarray(GREY).save(tmp_path / "a.png")
-    for grid in (read_image(tmp_path / "a.png", picture_spacing=0.25).grid, read_image(tmp_path / "a.png", spacing=0.25).grid):
+    for option in ("picture_spacing", "spacing"):
+        grid = read_image(tmp_path / "a.png", **{option: 0.25}).grid
         assert (grid.unit, grid.spacing) == ("mm", (0.25, 0.25))
     sitk.WriteImage(volume(blobs((5, 6), (0, 0))), str(tmp_path / "flat.mha"))
     assert read_image(tmp_path / "flat.mha", picture_spacing=9.0).grid.spacing == (1.0, 1.2)
@@ -327,18 +368,23 @@ def test_bad_landmarks(content: bytes, said: str, tmp_path: Path) -> None:
 # --- in one piece -------------------------------------------------------------------------------------------------------
 
 
+def interrupted(writing: AbstractContextManager[Path], name: Path) -> None:
+    with writing as part:
+        (part / name).write_text("half")
+        raise RuntimeError("midway")
+
+
 def test_atomic_path_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "a.nii.gz"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="midway"), atomic_path(target) as part:
-        assert part.parent == tmp_path
-        assert part.name.startswith(".part-")
-        assert part.name.endswith("a.nii.gz")
-        part.write_text("half")
-        raise RuntimeError("midway")
+    with pytest.raises(RuntimeError, match="midway"):
+        interrupted(atomic_path(target), Path())
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
     assert target.read_text() == "old"
     with atomic_path(target) as part:
+        assert part.parent == tmp_path
+        assert part.name.startswith(".part-")
+        assert part.name.endswith("a.nii.gz")
         part.write_text("new")
         assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
@@ -356,7 +402,8 @@ def test_atomic_path_keeps_to_the_umask(tmp_path: Path) -> None:
 
 
 def test_atomic_path_says_why_it_cannot_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path, said in ((tmp_path / "no" / "a", "no folder"), (tmp_path, "a folder stands"), (tmp_path / ("a" * 300), "cannot write")):
+    places = {tmp_path / "no" / "a": "no folder", tmp_path: "a folder stands", tmp_path / ("a" * 300): "too long"}
+    for path, said in places.items():
         with pytest.raises(InputError, match=said), atomic_path(path):
             pass
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -369,9 +416,8 @@ def test_atomic_path_says_why_it_cannot_write(tmp_path: Path, monkeypatch: pytes
 
 def test_staged_files_appear_together_in_order(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("old")
-    with pytest.raises(RuntimeError, match="midway"), staged(tmp_path) as part:
-        (part / "b").write_text("half")
-        raise RuntimeError("midway")
+    with pytest.raises(RuntimeError, match="midway"):
+        interrupted(staged(tmp_path), Path("b"))
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     assert (tmp_path / "b").read_text() == "old"
     with staged(tmp_path / "new", last=("b", "a")) as part:

@@ -1,6 +1,7 @@
 """What may be read from disk: which endings, and the checks that a file is whole before anything trusts it."""
 
 import os
+import struct
 from pathlib import Path
 
 from regsim.errors import InputError
@@ -8,6 +9,7 @@ from regsim.errors import InputError
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 ENDINGS = VOLUMES + PICTURES
+SAMPLES, PHOTOMETRIC = 277, 262
 READERS = {
     "NiftiImageIO": (".nii", ".nii.gz"),
     "MetaImageIO": (".mha", ".mhd"),
@@ -64,6 +66,8 @@ def check_file(path: Path) -> None:
         raise InputError(f"'{path}' is empty (0 bytes)")
     if kind in (".jpg", ".jpeg"):
         _check_jpeg(path)
+    if kind in (".tif", ".tiff"):
+        _check_tiff(path)
 
 
 def _check_jpeg(path: Path) -> None:
@@ -71,3 +75,36 @@ def _check_jpeg(path: Path) -> None:
     stored = path.read_bytes()
     if stored.startswith(b"\xff\xd8") and stored.rfind(b"\xff\xd9") < stored.rfind(b"\xff\xda"):
         raise InputError(f"'{path}' is truncated: its end marker is missing; copy it again")
+
+
+def _check_tiff(path: Path) -> None:
+    """Two kinds that ITK reads without a word, and wrongly: grey with alpha (garbled) and white-is-zero (a negative)."""
+    try:
+        tags = _tiff_tags(path)
+    except struct.error:
+        tags = {}  # damaged: ITK says so
+    if tags.get(SAMPLES) == 2:
+        raise InputError(
+            f"'{path}' holds 2 values per pixel (grey with alpha), which cannot be read; save it without alpha"
+        )
+    if tags.get(PHOTOMETRIC) == 0:
+        raise InputError(f"'{path}' is a negative (white-is-zero TIFF), which cannot be read; save it as black-is-zero")
+
+
+def _tiff_tags(path: Path) -> dict[int, int]:
+    """The short tags of the first directory of a TIFF or BigTIFF file."""
+    with path.open("rb") as stream:
+        head = stream.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        if order is None:
+            return {}
+        big = struct.unpack_from(order + "H", head, 2)[0] == 43
+        stream.seek(struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)[0])
+        count = struct.unpack(order + ("Q" if big else "H"), stream.read(8 if big else 2))[0]
+        entry, value = (20, 12) if big else (12, 8)
+        raw = stream.read(min(count, 1000) * entry)
+    places = range(0, len(raw) - entry + 1, entry)
+    return {
+        struct.unpack_from(order + "H", raw, place)[0]: struct.unpack_from(order + "H", raw, place + value)[0]
+        for place in places
+    }

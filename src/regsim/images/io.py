@@ -130,11 +130,11 @@ def _to_image(stored: sitk.Image, path: Path, labels: bool, spacing: float | tup
     channels = stored.GetNumberOfComponentsPerPixel()
     if np.iscomplexobj(array):
         raise InputError(f"'{path}' holds complex values; take their magnitude first")
-    if channels > 1 and (array.dtype != np.uint8 and not picture):
+    if channels > 1 and not (channels in (3, 4) and (array.dtype == np.uint8 or picture)):
         raise InputError(f"'{path}' holds {channels} values per voxel (a vector field?); expected one grey value")
     if channels > 1 and labels:
         raise InputError(f"'{path}' is in colour; a label map holds one whole number per voxel")
-    grey = array if channels == 1 else _grey(array, channels)
+    grey = array if channels == 1 else _grey(array)
     unit: Unit = "px" if picture and spacing is None else "mm"
     stored.SetSpacing(_spacing(stored, spacing, picture))
     grid = Grid.of_sitk(stored, unit)
@@ -149,9 +149,9 @@ def _to_image(stored: sitk.Image, path: Path, labels: bool, spacing: float | tup
     return Image(torch.from_numpy(values)[None], grid, name=path.name)
 
 
-def _grey(array: Voxels, channels: int) -> Voxels:
-    """Rec. 709 luminance; grey with alpha keeps its grey."""
-    return array[..., 0] if channels == 2 else array[..., :3].astype(np.float32) @ np.array(LUMINANCE, np.float32)
+def _grey(array: Voxels) -> Voxels:
+    """Rec. 709 luminance; alpha is left out."""
+    return array[..., :3].astype(np.float32) @ np.array(LUMINANCE, np.float32)
 
 
 def _spacing(stored: sitk.Image, spacing: float | tuple[float, ...] | None, picture: bool) -> tuple[float, ...]:

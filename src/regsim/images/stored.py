@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import SimpleITK as sitk
 
 from regsim.errors import GridError, InputError
@@ -25,6 +26,8 @@ def read_stored(path: Path) -> sitk.Image:
 
 
 def _read_file(path: Path) -> sitk.Image:
+    if ending(path) == ".png" and _is_grey_with_alpha(path):
+        return _read_grey_with_alpha(path)
     nifti = ending(path) in (".nii", ".nii.gz")
     lost = check_nifti(path) if nifti else None
     reader = sitk.ImageFileReader()
@@ -41,6 +44,23 @@ def _read_file(path: Path) -> sitk.Image:
         raise _unreadable(path, problem) from None
     stored = stored if stored.GetDimension() <= 3 else _first_volume(stored)
     return stored if lost is None or not lost.size else _with_nan(stored, lost)
+
+
+def _is_grey_with_alpha(path: Path) -> bool:
+    with path.open("rb") as stream:
+        head = stream.read(26)
+    return head.startswith(b"\x89PNG") and head[25:] == b"\x04"
+
+
+def _read_grey_with_alpha(path: Path) -> sitk.Image:
+    """The one kind of PNG that SimpleITK cannot read; its alpha is left out."""
+    if path.read_bytes()[24] == 16:
+        raise InputError(f"'{path}' is 16-bit grey with alpha, which cannot be read; save it without alpha")
+    try:
+        with PIL.Image.open(path) as picture:
+            return sitk.GetImageFromArray(np.asarray(picture.getchannel("L")))
+    except (OSError, SyntaxError, ValueError):
+        raise InputError(f"'{path}' cannot be read as .png: damaged, truncated, or another kind of file") from None
 
 
 def _first_volume(stored: sitk.Image) -> sitk.Image:

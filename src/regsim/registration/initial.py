@@ -43,11 +43,12 @@ def choose(level: Level, candidates: dict[str, Rigid]) -> tuple[str, Rigid]:
     Raises:
         GridError: none of them makes the images overlap.
     """
+    device = level.fixed.data.device
     judged: list[tuple[float, float, str]] = []
     for name, candidate in candidates.items():
         with torch.no_grad():
             try:
-                cost = float(level.cost(candidate.mapping(level.grid)()))
+                cost = float(level.cost(candidate.to(device).mapping(level.grid)()))
             except GridError:
                 continue
         judged.append((level.overlap, cost, name))

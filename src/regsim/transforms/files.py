@@ -1,9 +1,8 @@
-"""Transforms in files: ITK's own (ANTs, Slicer, SimpleITK), flat displacement fields, Learn2Reg's voxel fields."""
+"""Transforms in files: ITK's own (ANTs, Slicer, SimpleITK) and flat displacement fields."""
 
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
@@ -151,30 +150,3 @@ def _field_file(path: Path) -> sitk.Transform:
     if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
         raise TransformError(f"'{path}' is an image, not a displacement field (one vector a voxel)")
     return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
-
-
-def to_learn2reg(transform: Transform, fixed: Grid, moving: Grid) -> npt.NDArray[np.float32]:
-    """As Learn2Reg exchanges fields: `(x, y, z, ndim)`, in voxels.
-
-    Convention:
-        `moving_index = fixed_index + field[fixed_index]`, indices and vector components both in the order of the array's
-        own axes x, y, z (the order in which NIfTI files store them).
-    """
-    with torch.no_grad():
-        index = moving.physical_to_index(transform.mapping(fixed)().double().cpu()) - fixed.indices(torch.float64)
-    axes = tuple(range(fixed.ndim))[::-1]
-    return np.ascontiguousarray(index.numpy().transpose(*axes, fixed.ndim).astype(np.float32))
-
-
-def of_learn2reg(field: npt.NDArray[np.generic], fixed: Grid, moving: Grid) -> DisplacementField:
-    """The other way round: from `(x, y, z, ndim)` voxels to physical vectors on the fixed grid.
-
-    Raises:
-        TransformError: the array does not fit the fixed grid.
-    """
-    if tuple(field.shape) != (*fixed.size, fixed.ndim):
-        raise TransformError(f"expected a field of shape {(*fixed.size, fixed.ndim)}, got {tuple(field.shape)}")
-    axes = tuple(range(fixed.ndim))[::-1]
-    vectors = torch.from_numpy(np.ascontiguousarray(field.transpose(*axes, fixed.ndim), dtype=np.float64))
-    mapped = moving.index_to_physical(fixed.indices(torch.float64) + vectors)
-    return DisplacementField((mapped - fixed.points(torch.float64)).movedim(-1, 0), fixed)

@@ -48,7 +48,11 @@ def warp(
     grid = like.grid if isinstance(like, Image) else like or image.grid
     chosen = _method(image, method)
     _check(image, grid)
-    points = grid.points(torch.float32, image.data.device) if transform is None else transform.mapping(grid)().float()
+    points = (
+        grid.points(torch.float32, image.data.device)
+        if transform is None
+        else transform.mapping(grid)().float().to(image.data.device)
+    )
     mask = inside(image.grid, points)
     if image.mask is not None:
         mask = mask * (sample(image.mask[None], image.grid, points, "nearest", "border")[0, 0] > 0.5)
