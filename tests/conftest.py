@@ -1,5 +1,6 @@
 """What the tests of files and commands share: small images on disk, and the command line run in this process."""
 
+import locale
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ def dicom_series(
 ) -> Path:
     """Write a 3-D int16 image as one DICOM file a slice, as a scanner would; `skip` leaves slices out."""
     folder.mkdir(exist_ok=True)
+    before = locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     direction = image.GetDirection()
@@ -125,4 +127,5 @@ def dicom_series(
             piece.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{first + number:03d}.dcm"))
         writer.Execute(piece)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM sets it to C when it writes
     return folder

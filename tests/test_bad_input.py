@@ -577,5 +577,5 @@ def test_as_a_program(samples: Samples, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     cut_volume = cut("cut.mha", SOLID)(tmp_path, samples)
     line = [sys.executable, "-m", "regsim", "score", str(samples.fixed), str(cut_volume)]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(line, capture_output=True, encoding="utf-8", env=environment, check=False)
     Outcome(done.returncode, done.stdout, done.stderr).refused("cut.mha", "truncated")

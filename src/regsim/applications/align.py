@@ -96,7 +96,11 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
         )
     except RegistrationError as problem:
         if isinstance(problem.last_good, Transform):
-            write_transform(problem.last_good, make_folder(folder) / LAST_GOOD)
+            kept = make_folder(folder) / LAST_GOOD
+            write_transform(problem.last_good, kept)
+            raise RegistrationError(
+                f"{problem}; the last good transform is '{kept}'", problem.step, problem.last_good
+            ) from None
         raise
     results = describe(request, found)
     provenance = Provenance(

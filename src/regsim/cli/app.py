@@ -16,6 +16,7 @@ from regsim.cli.warp import warp
 from regsim.errors import RegistrationError, RegsimError
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+NO_MEMORY = "out of memory; try --finest with a larger spacing, or --device cpu"
 
 app = typer.Typer(
     help="Similarity metrics for image registration: score, register, look.",
@@ -47,26 +48,34 @@ def top(
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="regsim", standalone_mode=False)
         sys.stdout.flush()
     except RegistrationError as problem:
         return _fail(problem, FAILURE)
     except (RegsimError, typer.TyperException) as problem:
         return _fail(problem, BAD_INPUT)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing half-written is left", INTERRUPTED)
+        return _interrupted()
     except MemoryError:
-        return _fail("out of memory; try --finest with a larger spacing", FAILURE)
+        return _fail(NO_MEMORY, FAILURE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains once more
         return _fail("standard output was closed before all of it was written", FAILURE)
     except OSError as problem:
         return _fail(problem, FAILURE)
     except Exception as problem:
+        if isinstance(problem, RuntimeError) and "allocate" in str(problem):  # torch's own way to say it
+            return _fail(NO_MEMORY, FAILURE)
         if os.environ.get("REGSIM_DEBUG"):
             traceback.print_exc()
         return _fail(f"{type(problem).__name__}: {problem} (set REGSIM_DEBUG=1 to see where)", FAILURE)
+    if code == INTERRUPTED:  # Typer has caught Ctrl-C itself
+        return _interrupted()
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    return _fail("interrupted; nothing half-written is left", INTERRUPTED)
 
 
 def _fail(problem: object, code: int) -> int:

@@ -19,7 +19,9 @@ def demo(
     """Align the bundled real brain after a known misalignment, and write a report to look at."""
     ready = prepare_machine(device, threads, json)
     from regsim.applications.demo import demo_pair, demo_schedule, run_demo
+    from regsim.output import check_folder
 
+    check_folder(output)
     with progress("reading the brain") as bar:
         total = demo_schedule(demo_pair(seed)[0]).total_steps
         results = run_demo(output, seed, stepper(bar, total), ready)

@@ -16,11 +16,11 @@ from regsim.prepare import rescaled
 from regsim.registration import powell
 from regsim.registration.deformation import Deformation, chain, frozen
 from regsim.registration.descent import Outcome, descend
-from regsim.registration.initial import choose, starts
+from regsim.registration.initial import plain, ranked, starts, tried
 from regsim.registration.level import Level, penalty
 from regsim.registration.log import LevelLog, StepLog
 from regsim.registration.schedule import LINEAR, Goal, Schedule, Stage, schedule_for
-from regsim.transforms.base import Mapping, Transform
+from regsim.transforms.base import Transform
 from regsim.transforms.linear import Affine, LinearTransform, Rigid, Similarity
 from regsim.transforms.warp import Method, warp
 
@@ -155,9 +155,15 @@ class _Run:
                 raise GridError(f"the initial transform is {initial.ndim}-D, the images are {self.fixed.ndim}-D")
             return "given", copy.deepcopy(initial).to(self.device)
         first = self.schedule.stages[0]
-        level = Level(self.fixed, self.moving, self._metric(first), first.levels[0].spacing, self.schedule.smoothing)
-        name, found = choose(level, starts(self.fixed, self.moving, self.schedule.start))
-        return name, copy.deepcopy(found).to(self.device)
+        metric = self._metric(first)
+        level = Level(self.fixed, self.moving, metric, first.levels[0].spacing, self.schedule.smoothing)
+        candidates = starts(self.fixed, self.moving, self.schedule.start)
+        if first.transform in LINEAR and first.optimiser == "gradient" and metric.differentiable:
+            name, moved = tried(level, candidates, first.levels[0].step)
+            self.parts = [moved]
+        else:
+            name = ranked(level, candidates)[0]
+        return name, copy.deepcopy(candidates[name])
 
     # --- linear -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class _Run:
                     continue
                 mapping = whole.mapping(level.grid)
                 groups = [(parameter, settings.step * unit) for parameter, unit in scales]
-                cost = partial(_linear_cost, level, mapping)
+                cost = partial(plain, level, mapping)
                 descend(cost, groups, settings.steps, LINEAR_END, self._recorder(stage, number), outcome)
 
     def _linear_part(self, stage: Stage) -> tuple[LinearTransform, list[Transform]]:
@@ -246,10 +252,6 @@ class _Run:
                 stop=outcome.stop,
             )
         )
-
-
-def _linear_cost(level: Level, mapping: Mapping) -> tuple[torch.Tensor, float]:
-    return level.cost(mapping()), 0.0
 
 
 class _DeformableCost:

@@ -3,17 +3,21 @@
 import copy
 import itertools
 import math
+from functools import partial
 
 import torch
 
 from regsim.errors import GridError
 from regsim.images.image import Image
 from regsim.prepare import centre_of_mass, principal_axes
+from regsim.registration.descent import Outcome, descend
 from regsim.registration.level import Level
 from regsim.registration.schedule import Start
+from regsim.transforms.base import Mapping
 from regsim.transforms.linear import Rigid
 
 FULL_ENOUGH = 0.6
+TRIALS, TRIAL_STEPS = 3, 30
 TURNS = (-20.0, -10.0, 10.0, 20.0)
 
 
@@ -37,18 +41,17 @@ def starts(fixed: Image, moving: Image, start: Start) -> dict[str, Rigid]:
     return found
 
 
-def choose(level: Level, candidates: dict[str, Rigid]) -> tuple[str, Rigid]:
-    """The candidate of lowest cost, among those whose overlap is not much smaller than the largest.
+def ranked(level: Level, candidates: dict[str, Rigid]) -> list[str]:
+    """The names by cost at this level, best first; without those whose overlap is much smaller than the largest.
 
     Raises:
         GridError: none of them makes the images overlap.
     """
-    device = level.fixed.data.device
     judged: list[tuple[float, float, str]] = []
     for name, candidate in candidates.items():
         with torch.no_grad():
             try:
-                cost = float(level.cost(candidate.to(device).mapping(level.grid)()))
+                cost = float(level.cost(candidate.to(level.device).mapping(level.grid)()))
             except GridError:
                 continue
         judged.append((level.overlap, cost, name))
@@ -57,8 +60,33 @@ def choose(level: Level, candidates: dict[str, Rigid]) -> tuple[str, Rigid]:
             "no overlap: the two images do not meet in space from any start; check their origins, or start from centres"
         )
     widest = max(overlap for overlap, _, _ in judged)
-    _, name = min((cost, name) for overlap, cost, name in judged if overlap >= FULL_ENOUGH * widest)
-    return name, candidates[name]
+    return [name for _, name in sorted((cost, name) for overlap, cost, name in judged if overlap >= FULL_ENOUGH * widest)]
+
+
+def tried(level: Level, candidates: dict[str, Rigid], step: float) -> tuple[str, Rigid]:
+    """Let the best few candidates descend at this level; the one that ends lowest, by name, and where it ended.
+
+    The cost at the start alone is a poor judge of metrics with a narrow basin.
+    """
+    ended: list[tuple[float, str]] = []
+    moved: dict[str, Rigid] = {}
+    for name in ranked(level, candidates)[:TRIALS]:
+        moved[name] = copy.deepcopy(candidates[name])
+        groups = [(parameter, step * unit) for parameter, unit in moved[name].steps(level.grid.radius)]
+        outcome = Outcome()
+        descend(partial(plain, level, moved[name].mapping(level.grid)), groups, TRIAL_STEPS, 0.1, _silent, outcome)
+        ended.append((min(outcome.costs, default=math.inf), name))
+    _, best = min(ended)
+    return best, moved[best]
+
+
+def plain(level: Level, mapping: Mapping) -> tuple[torch.Tensor, float]:
+    """The metric's cost without penalty."""
+    return level.cost(mapping()), 0.0
+
+
+def _silent(step: int, cost: float, smooth: float) -> None:
+    return None
 
 
 def _shifted(fixed: Image, centre: torch.Tensor, shift: torch.Tensor) -> Rigid:

@@ -1,5 +1,7 @@
 """One resolution level: the cost of a mapping, with the metric bound once."""
 
+from dataclasses import replace
+
 import torch
 
 from regsim.errors import GridError
@@ -9,8 +11,10 @@ from regsim.metrics.base import AbstractMetric
 from regsim.prepare import coarser, smoothed
 from regsim.registration.penalties import PENALTIES
 from regsim.transforms.sampling import inside, sample
+from regsim.transforms.warp import warp
 
 SMALLEST_OVERLAP = 0.05
+STRETCH = 1.07
 
 
 class Level:
@@ -30,6 +34,7 @@ class Level:
         if smoothing > 0:
             self.fixed = smoothed(self.fixed, (smoothing,) * fixed.ndim)
             self.moving = smoothed(self.moving, (smoothing,) * moving.ndim)
+        self.fixed = off_grid(self.fixed)
         self.bound = metric.bind(self.fixed.batch, self.fixed.mask_batch)
         self.overlap = 1.0
 
@@ -37,6 +42,11 @@ class Level:
     def grid(self) -> Grid:
         """The fixed image's grid at this level."""
         return self.fixed.grid
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.fixed.data.device
 
     def warped(self, points: torch.Tensor) -> torch.Tensor:
         """The moving image `(1, C, *shape)` at mapped points; the border value goes on outside."""
@@ -73,6 +83,18 @@ class Level:
         moved = (points.detach() + size * step / step.norm()).requires_grad_(True)
         (gradient,) = torch.autograd.grad(self.cost(moved), moved)
         return max(float(gradient.norm(dim=-1).sum()), 1e-12)
+
+
+def off_grid(image: Image) -> Image:
+    """The image on a slightly coarser grid over the same extent, so that its samples fall at all places between voxels.
+
+    Linear interpolation averages noise away between voxels and not on them. With the fixed image on its own voxels, a metric
+    prefers to shift the moving image by half a voxel; with both read between their voxels it has no reason to.
+    """
+    grid = image.grid.with_spacing(tuple(STRETCH * spacing for spacing in image.grid.spacing))
+    carried = warp(replace(image, mask=None), None, grid)
+    mask = None if image.mask is None else warp(Image(image.mask, image.grid), None, grid).data.clamp(0, 1)
+    return replace(carried, mask=mask)
 
 
 def penalty(displacement: torch.Tensor, grid: Grid, weights: dict[str, float]) -> torch.Tensor:
