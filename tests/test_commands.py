@@ -327,12 +327,12 @@ def test_report_rebuilds_the_page(samples: Samples, command: Command, tmp_path: 
 
 
 def test_demo_on_a_coarse_grid(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def quick(fixed: Image) -> Schedule:
+    def quick(goal: str, grid: Grid) -> Schedule:
         level = Level(spacing=10, steps=8, step=2)
         return Schedule(stages=(Stage(transform="rigid", metric="nmi", levels=(level,)),))
 
     monkeypatch.setattr(demo, "SPACING", 6.0)
-    monkeypatch.setattr(demo, "demo_schedule", quick)
+    monkeypatch.setattr(demo, "schedule_for", quick)
     out = command("demo", "-o", tmp_path / "demo").succeeded().out
     results = whole_folder(tmp_path / "demo")
     assert results.truth is not None
@@ -439,3 +439,18 @@ def test_a_kill_at_any_moment_leaves_no_half_file(samples: Samples, command: Com
         os.utime(leftover, (0, 0))
     command(*arguments).succeeded()
     whole_folder(run)
+
+
+def test_learn2reg_fields_out_and_in(samples: Samples, command: Command, tmp_path: Path) -> None:
+    run, json_file = tmp_path / "run", tmp_path / "warp.json"
+    command("register", samples.fixed, samples.moving, "-o", run, "--finest", 3, "--learn2reg").succeeded()
+    onto = ("--like", samples.fixed, "-o")
+    field, transform = tmp_path / "field.nii.gz", tmp_path / "transform.nii.gz"
+    command(
+        "warp", samples.moving, run / "learn2reg.nii.gz", *onto, field, "--learn2reg", "--json", json_file
+    ).succeeded()
+    command("warp", samples.moving, run / "transform.h5", *onto, transform).succeeded()
+    first, second = read_image(field).data, read_image(transform).data
+    assert (first - second).abs().mean() < 0.002 * second.max()
+    assert strict(json_file.read_text())["unit"] == "mm"
+    command("warp", samples.moving, run / "transform.h5", *onto, field, "--learn2reg").refused("transform.h5")

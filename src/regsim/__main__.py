@@ -6,8 +6,9 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    # Waiting threads that spin cost a factor of ten where something else runs on the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait should spin only briefly: two programs on the same cores are else 30 times slower (docs/lab-notes.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from regsim.cli.app import run
 
     sys.exit(run())

@@ -43,6 +43,7 @@ from regsim.report import write_registration_page
 from regsim.transforms.base import Transform
 from regsim.transforms.dense import Composite
 from regsim.transforms.files import write_transform
+from regsim.transforms.learn2reg import write_learn2reg
 from regsim.transforms.linear import LinearTransform, Rigid
 
 LAST_GOOD = "last_good_transform.h5"
@@ -66,6 +67,7 @@ class Request:
     device: str = "cpu"
     warped_ending: str = ".nii.gz"
     flat_field: bool = False
+    learn2reg: bool = False
     notes: Sequence[str] = ()
 
 
@@ -126,11 +128,11 @@ def describe(request: Request, found: Registration) -> RegistrationResults:
     fixed, moving = request.fixed, request.moving
     before, notes = _before(request, found)
     nonlinear = deformable_part(found.transform)
-    driving = found.schedule.stages[-1].metric.partition(":")[0]
+    driving = [stage.metric.partition(":")[0] for stage in found.schedule.stages]
     return RegistrationResults(
         title=f"{moving.name} aligned to {fixed.name}",
         transform=request.transform,
-        metric=driving,
+        metric=driving[-1],
         unit=fixed.grid.unit,
         fixed=_facts(fixed),
         moving=_facts(moving),
@@ -157,6 +159,8 @@ def write_folder(
         write_transform(found.transform, part / "transform.h5")
         if request.flat_field:
             write_transform(found.transform, part / "displacement.nii.gz", found.fixed.grid)
+        if request.learn2reg:
+            write_learn2reg(found.transform, part / "learn2reg.nii.gz", found.fixed.grid, found.moving.grid)
         write_image(found.warped(), part / ("warped" + request.warped_ending))
         views.save(part / "views.npz")
         write_text(part / "run.json", provenance.model_dump_json(indent=1))
@@ -196,7 +200,7 @@ def _before(request: Request, found: Registration) -> tuple[Transform | None, li
 
 
 def _changes(
-    fixed: Image, moving: Image, before: Transform | None, found: Registration, driving: str
+    fixed: Image, moving: Image, before: Transform | None, found: Registration, driving: list[str]
 ) -> list[MetricChange]:
     first, last = score(fixed, moving, None, before), score(fixed, moving, None, found.transform)
     return [
@@ -206,7 +210,7 @@ def _changes(
             after=end.value,
             higher_is_better=start.higher_is_better,
             unit=start.unit,
-            drove=start.metric == driving,
+            drove=start.metric in driving,
         )
         for start, end in zip(first, last, strict=True)
     ]

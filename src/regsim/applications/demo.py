@@ -2,18 +2,15 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from regsim.applications.align import Request, align
-from regsim.evaluation.results import RegistrationResults
+from regsim.applications.align import Request
 from regsim.images.examples import brain
 from regsim.images.grid import Grid
 from regsim.images.image import Image
 from regsim.prepare import coarser, cropped
-from regsim.registration.driver import OnStep
-from regsim.registration.schedule import Goal, Schedule, schedule_for
+from regsim.registration.schedule import schedule_for
 from regsim.transforms import Composite, Rigid, Transform, VelocityField, warp
 
 ROTATION = 9.0
@@ -54,19 +51,14 @@ def demo_pair(seed: int = 0) -> tuple[Image, Image, Transform]:
     return replace(fixed, mask=None), replace(moving, data=moving.data + noise, mask=None), known
 
 
-def demo_schedule(fixed: Image, goal: Goal = "deformable") -> Schedule:
-    """The plan of the demonstration: the default one."""
-    return schedule_for(goal, fixed.grid)
-
-
-def run_demo(folder: Path, seed: int = 0, on_step: OnStep | None = None, device: str = "cpu") -> RegistrationResults:
-    """Make the pair, align it, and fill the folder as `regsim register` would."""
+def demo_request(seed: int = 0, device: str = "cpu") -> Request:
+    """The pair, and the default plan for a deformable registration."""
     fixed, moving, known = demo_pair(seed)
-    request = Request(
+    return Request(
         fixed=fixed,
         moving=moving,
         transform="deformable",
-        schedule=demo_schedule(fixed),
+        schedule=schedule_for("deformable", fixed.grid),
         known=known,
         command="demo",
         options={"rotation_degrees": ROTATION, "shift_mm": SHIFT, "bend_mm": BEND},
@@ -74,4 +66,3 @@ def run_demo(folder: Path, seed: int = 0, on_step: OnStep | None = None, device:
         device=device,
         notes=NOTES,
     )
-    return align(request, folder, on_step)

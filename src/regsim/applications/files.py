@@ -11,7 +11,9 @@ from regsim.images.io import read_image, writable_ending, write_image
 from regsim.metrics import load_metric
 from regsim.registration.schedule import Goal, Optimiser, Start, schedule_for
 from regsim.settings import Settings
+from regsim.transforms.base import Transform
 from regsim.transforms.files import read_transform
+from regsim.transforms.learn2reg import read_learn2reg
 from regsim.transforms.warp import Method, warp
 
 
@@ -31,6 +33,7 @@ class FileRequest(Settings):
     regularisation: float = Field(default=1.0, ge=0)
     finest: float | None = Field(default=None, gt=0)
     flat_field: bool = False
+    learn2reg: bool = False
     spacing: float | None = Field(default=None, gt=0)
     seed: int = 0
     device: str = "cpu"
@@ -74,6 +77,7 @@ def file_request(asked: FileRequest) -> Request:
         device=asked.device,
         warped_ending=warped_ending(asked.moving, moving),
         flat_field=asked.flat_field,
+        learn2reg=asked.learn2reg,
     )
 
 
@@ -114,12 +118,14 @@ class WarpRequest(Settings):
     labels: bool = False
     interpolation: Method | None = None
     inverse: bool = False
+    learn2reg: bool = False
     fill: float = 0.0
     spacing: float | None = Field(default=None, gt=0)
+    device: str = "cpu"
 
 
-def warp_file(asked: WarpRequest) -> None:
-    """Carry a file through a transform file onto the grid of another file.
+def warp_file(asked: WarpRequest) -> Image:
+    """Carry a file through a transform file onto the grid of another file; what was written.
 
     Raises:
         RegsimError: any input that cannot be used; nothing was written.
@@ -131,10 +137,16 @@ def warp_file(asked: WarpRequest) -> None:
     target = read_image(asked.like, picture_spacing=asked.spacing)
     _comparable(target, image)
     writable_ending(asked.output, target.ndim)
-    found = read_transform(asked.transform, image.ndim)
+    if asked.learn2reg:
+        there, here = (image, target) if asked.inverse else (target, image)
+        found: Transform = read_learn2reg(asked.transform, there.grid, here.grid)
+    else:
+        found = read_transform(asked.transform, image.ndim)
     used = found.inverse(target.grid) if asked.inverse else found
-    carried = warp(image, used, target, asked.interpolation, asked.fill)
+    used = used.to(asked.device)
+    carried = warp(image.to(asked.device), used, target, asked.interpolation, asked.fill).to("cpu")
     if carried.mask is not None and not bool(carried.mask.any()):
         way = "without" if asked.inverse else "with"
         raise GridError(f"no overlap: nothing of '{image.name}' comes to lie on '{target.name}'; try {way} --inverse")
     write_image(carried, asked.output)
+    return carried

@@ -18,13 +18,15 @@ def demo(
 ) -> None:
     """Align the bundled real brain after a known misalignment, and write a report to look at."""
     ready = prepare_machine(device, threads, json)
-    from regsim.applications.demo import demo_pair, demo_schedule, run_demo
+    from regsim.applications.align import align
+    from regsim.applications.demo import demo_request
     from regsim.output import check_folder
 
     check_folder(output)
     with progress("reading the brain") as bar:
-        total = demo_schedule(demo_pair(seed)[0]).total_steps
-        results = run_demo(output, seed, stepper(bar, total), ready)
+        request = demo_request(seed, ready)
+        steps = request.schedule.total_steps if request.schedule is not None else 0
+        results = align(request, output, stepper(bar, steps))
     if json != "-":
         show_registration(results)
         show_report(output / "report.html")

@@ -50,6 +50,10 @@ def register(
     flat_field: Annotated[
         bool, typer.Option("--flat-field", help="Also write one displacement field, displacement.nii.gz (intent 1007).")
     ] = False,
+    learn2reg: Annotated[
+        bool,
+        typer.Option("--learn2reg", help="Also write learn2reg.nii.gz: the field in voxels, as Learn2Reg wants it."),
+    ] = False,
     fixed_mask: FixedMask = None,
     moving_mask: MovingMask = None,
     spacing: Spacing = None,
@@ -81,6 +85,7 @@ def register(
                 "regularisation": regularisation,
                 "finest": finest,
                 "flat_field": flat_field,
+                "learn2reg": learn2reg,
                 "spacing": spacing,
                 "seed": seed,
                 "device": ready,

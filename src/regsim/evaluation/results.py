@@ -5,6 +5,7 @@ A results folder holds `results.json` (`RegistrationResults`), `run.json` (`Prov
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -121,6 +122,11 @@ class ImageFacts(Row):
     unit: Unit
 
 
+def image_facts_json(name: str, size: Sequence[int], spacing: Sequence[float], unit: Unit) -> str:
+    """What was written, as JSON."""
+    return ImageFacts(name=name, size=list(size), spacing=list(spacing), unit=unit).model_dump_json(indent=1)
+
+
 class RegistrationResults(Row):
     """All that one registration found out."""
 
@@ -157,7 +163,7 @@ class Provenance(Row):
 
     schema_version: Literal[1] = 1
     command: str
-    settings: dict[str, str | int | float | bool | None]
+    settings: dict[str, str | int | float | bool | list[str] | list[float] | None]
     seed: int
     device: str
     threads: int

@@ -61,8 +61,10 @@ def on_fixed_grid(fixed: Image, moving: Image, transform: Transform | None) -> t
     Raises:
         GridError: they do not overlap.
     """
-    carried = warp(moving, transform, fixed)
+    same = transform is None and moving.grid.same_as(fixed.grid)
+    carried = moving if same else warp(moving, transform, fixed)
     mask = carried.mask if fixed.mask is None or carried.mask is None else carried.mask * fixed.mask
+    mask = fixed.mask if carried.mask is None else mask
     if mask is None or bool((mask == 1).all()):
         return carried, None
     if float(mask.sum()) < 2:

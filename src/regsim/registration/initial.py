@@ -60,7 +60,9 @@ def ranked(level: Level, candidates: dict[str, Rigid]) -> list[str]:
             "no overlap: the two images do not meet in space from any start; check their origins, or start from centres"
         )
     widest = max(overlap for overlap, _, _ in judged)
-    return [name for _, name in sorted((cost, name) for overlap, cost, name in judged if overlap >= FULL_ENOUGH * widest)]
+    return [
+        name for _, name in sorted((cost, name) for overlap, cost, name in judged if overlap >= FULL_ENOUGH * widest)
+    ]
 
 
 def tried(level: Level, candidates: dict[str, Rigid], step: float) -> tuple[str, Rigid]:
