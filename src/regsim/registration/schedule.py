@@ -22,7 +22,7 @@ DEFORMABLE_METRIC = "mind:dilations=(1, 2)"
 COARSEST_AXIS = 20
 LINEAR_VOXELS = 600_000
 DEFORMABLE_VOXELS = 1_500_000
-LINEAR_STEPS = ((2, 60, 0.25), (1, 40, 0.12), (0, 30, 0.1))
+LINEAR_STEPS = ((2, 60, 0.25), (1, 60, 0.2), (0, 30, 0.1))
 
 
 class Level(Settings):
@@ -78,7 +78,7 @@ def schedule_for(
 ) -> Schedule:
     """The default plan for a fixed image on this grid.
 
-    rigid, similarity, affine: one linear stage. deformable: affine, then control points 4 and at last 2 voxels apart.
+    rigid: one stage. similarity, affine: rigid at the coarsest level, then they. deformable: affine, then control points 4 and at last 2 voxels apart.
     diffeomorphic: the same with the control points holding a velocity.
 
     Args:
@@ -96,16 +96,20 @@ def schedule_for(
     if start not in STARTS:
         raise unknown_name("start", start, list(STARTS))
     if goal in LINEAR:
-        stage = _linear_stage(goal, grid, metric or LINEAR_METRIC, optimiser, finest)
-        return Schedule(stages=(stage,), start=start)
-    first = _linear_stage("affine", grid, linear_metric or LINEAR_METRIC, "gradient", None)
+        return Schedule(stages=_linear_stages(goal, grid, metric or LINEAR_METRIC, optimiser, finest), start=start)
+    first = _linear_stages("affine", grid, linear_metric or LINEAR_METRIC, "gradient", None)
     kind: Kind = "control_grid" if goal == "deformable" else "velocity"
     second = _deformable_stage(kind, grid, metric or DEFORMABLE_METRIC, regularisation, finest)
-    return Schedule(stages=(first, second), start=start)
+    return Schedule(stages=(*first, second), start=start)
 
 
-def _linear_stage(kind: Goal, grid: Grid, metric: str, optimiser: Optimiser, finest: float | None) -> Stage:
-    """Three levels, each half the spacing of the one before; the coarsest has about 20 voxels on its longest axis."""
+def _linear_stages(
+    kind: Goal, grid: Grid, metric: str, optimiser: Optimiser, finest: float | None
+) -> tuple[Stage, ...]:
+    """Levels that halve the spacing; the coarsest has about 20 voxels on its longest axis and is always rigid.
+
+    A scale that is free from the start can grow until the moving image's field of view covers only what suits the metric.
+    """
     last = finest or _finest(grid, LINEAR_VOXELS)
     levels: list[Level] = []
     for power, steps, share in LINEAR_STEPS:
@@ -115,6 +119,12 @@ def _linear_stage(kind: Goal, grid: Grid, metric: str, optimiser: Optimiser, fin
     while levels[0].spacing * 2 <= _coarsest(grid):
         spacing = levels[0].spacing * 2
         levels.insert(0, Level(spacing=spacing, steps=60, step=0.25 * spacing))
+    if kind == "rigid" or len(levels) == 1:
+        return (_linear_stage(kind, metric, levels, optimiser),)
+    return (_linear_stage("rigid", metric, levels[:1], optimiser), _linear_stage(kind, metric, levels[1:], optimiser))
+
+
+def _linear_stage(kind: Goal, metric: str, levels: list[Level], optimiser: Optimiser) -> Stage:
     return Stage.checked({"transform": kind, "metric": metric, "levels": tuple(levels), "optimiser": optimiser})
 
 
