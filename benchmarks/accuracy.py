@@ -1,7 +1,8 @@
 """Accuracy on real images with known answers: `python -m benchmarks.accuracy [SET ...] [--quick] [-o DIR]`.
 
 Sets: slices (2-D, known shift, rotation, scale), rigid (T1 against T2 and FLAIR, random misalignments), native (clinical
-scans, publisher's transform), deformable and diffeomorphic (between subjects, labels judge). ANTs runs beside us where antspyx is installed.
+scans, publisher's transform), deformable and
+diffeomorphic (between subjects, labels judge). ANTs runs beside us where antspyx is installed.
 """
 
 import argparse

@@ -78,7 +78,8 @@ def schedule_for(
 ) -> Schedule:
     """The default plan for a fixed image on this grid.
 
-    rigid: one stage. similarity, affine: rigid at the coarsest level, then they. deformable: affine, then control points 4 and at last 2 voxels apart.
+    rigid: one stage. similarity, affine: rigid at the coarsest level, then they. deformable: affine, then control points
+    that end 2 voxels apart.
     diffeomorphic: the same with the control points holding a velocity.
 
     Args:
