@@ -454,3 +454,41 @@ def test_learn2reg_fields_out_and_in(samples: Samples, command: Command, tmp_pat
     assert (first - second).abs().mean() < 0.002 * second.max()
     assert strict(json_file.read_text())["unit"] == "mm"
     command("warp", samples.moving, run / "transform.h5", *onto, field, "--learn2reg").refused("transform.h5")
+
+
+PLAN = """
+start = "identity"
+
+[[stages]]
+transform = "rigid"
+metric = "ncc"
+levels = [{ spacing = 4, steps = 20, step = 1 }]
+
+[[stages]]
+transform = "control_grid"
+metric = "lncc:window=5"
+levels = [{ spacing = 3, steps = 10, step = 0.5, control_spacing = 10 }]
+penalties = { bending = 5.0, jacobian = 40.0 }
+"""
+
+
+def test_a_plan_of_ones_own(samples: Samples, command: Command, tmp_path: Path) -> None:
+    plan, run = tmp_path / "plan.toml", tmp_path / "run"
+    plan.write_text(PLAN)
+    command("register", samples.fixed, samples.moving, "-o", run, "--schedule", plan).succeeded()
+    results = whole_folder(run)
+    assert results.transform == "rigid then control_grid"
+    assert [level.stage for level in results.levels] == ["rigid", "control_grid"]
+    assert [row.metric for row in results.metrics if row.drove] == ["lncc", "ncc"]
+    for old, new, words in (
+        ("steps = 20", "stepps = 20", "stepps"),
+        ("bending = 5.0", "bendding = 5.0", "did you mean 'bending'"),
+        ('ncc"', 'nccc"', "did you mean 'ncc'"),
+        ("[[stages]]", "[stages", "is not TOML"),
+    ):
+        plan.write_text(PLAN.replace(old, new, 1))
+        command("register", samples.fixed, samples.moving, "-o", tmp_path / "no", "--schedule", plan).refused(words)
+    command("register", samples.fixed, samples.moving, "-o", tmp_path / "no", "--schedule", tmp_path / "none").refused(
+        "none"
+    )
+    assert not (tmp_path / "no").exists()

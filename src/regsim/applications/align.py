@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -55,7 +56,7 @@ class Request:
 
     fixed: Image
     moving: Image
-    transform: Goal
+    transform: str
     metric: str | AbstractMetric | None = None
     schedule: Schedule | None = None
     initial: Transform | None = None
@@ -90,7 +91,7 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
             fixed,
             moving,
             request.metric,
-            request.transform,
+            _goal(request.transform),
             initial=request.initial,
             schedule=request.schedule,
             on_step=on_step,
@@ -121,6 +122,11 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
     )
     write_folder(request, found, results, provenance, folder)
     return results
+
+
+def _goal(transform: str) -> Goal:
+    """The goal by its name; a request with a plan of its own may call it as it likes."""
+    return next((goal for goal in get_args(Goal) if goal == transform), "rigid")
 
 
 def describe(request: Request, found: Registration) -> RegistrationResults:

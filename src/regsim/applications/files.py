@@ -9,7 +9,7 @@ from regsim.errors import GridError, SettingsError
 from regsim.images.image import Image
 from regsim.images.io import read_image, writable_ending, write_image
 from regsim.metrics import load_metric
-from regsim.registration.schedule import Goal, Optimiser, Start, schedule_for
+from regsim.registration.schedule import Goal, Optimiser, Schedule, Start, schedule_for
 from regsim.settings import Settings
 from regsim.transforms.base import Transform
 from regsim.transforms.files import read_transform
@@ -25,6 +25,7 @@ class FileRequest(Settings):
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
     initial: Path | None = None
+    schedule: Path | None = None
     transform: Goal = "rigid"
     metric: str | None = None
     linear_metric: str | None = None
@@ -51,24 +52,24 @@ def file_request(asked: FileRequest) -> Request:
     if asked.optimiser == "powell" and asked.transform not in ("rigid", "similarity", "affine"):
         raise SettingsError(f"optimiser powell moves linear transforms only, not '{asked.transform}'; use gradient")
     fixed, moving = read_pair(asked.fixed, asked.moving, asked.fixed_mask, asked.moving_mask, asked.spacing)
-    schedule = schedule_for(
-        asked.transform,
-        fixed.grid,
-        asked.metric,
-        linear_metric=asked.linear_metric,
-        start=asked.start,
-        optimiser=asked.optimiser,
-        regularisation=asked.regularisation,
-        finest=asked.finest,
-    )
+    schedule = _plan(asked, fixed) if asked.schedule is None else Schedule.of_toml(asked.schedule)
+    for stage in schedule.stages:
+        load_metric(stage.metric)
     inputs = [("fixed", asked.fixed), ("moving", asked.moving)]
-    extra = [("fixed mask", asked.fixed_mask), ("moving mask", asked.moving_mask), ("initial", asked.initial)]
+    extra = [
+        ("schedule", asked.schedule),
+        ("fixed mask", asked.fixed_mask),
+        ("moving mask", asked.moving_mask),
+        ("initial", asked.initial),
+    ]
     inputs += [(role, path) for role, path in extra if path is not None]
-    paths = {"fixed", "moving", "fixed_mask", "moving_mask", "initial", "seed", "device"}
+    paths = {"fixed", "moving", "fixed_mask", "moving_mask", "initial", "seed", "device", "schedule"}
     return Request(
         fixed=fixed,
         moving=moving,
-        transform=asked.transform,
+        transform=asked.transform
+        if asked.schedule is None
+        else " then ".join(stage.transform for stage in schedule.stages),
         schedule=schedule,
         initial=None if asked.initial is None else read_transform(asked.initial, fixed.ndim),
         inputs=inputs,
@@ -78,6 +79,19 @@ def file_request(asked: FileRequest) -> Request:
         warped_ending=warped_ending(asked.moving, moving),
         flat_field=asked.flat_field,
         learn2reg=asked.learn2reg,
+    )
+
+
+def _plan(asked: FileRequest, fixed: Image) -> Schedule:
+    return schedule_for(
+        asked.transform,
+        fixed.grid,
+        asked.metric,
+        linear_metric=asked.linear_metric,
+        start=asked.start,
+        optimiser=asked.optimiser,
+        regularisation=asked.regularisation,
+        finest=asked.finest,
     )
 
 

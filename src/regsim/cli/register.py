@@ -47,6 +47,9 @@ def register(
         float, typer.Option("--regularisation", min=0.0, help="Smoothness of a deformation.")
     ] = 1.0,
     finest: Annotated[float | None, typer.Option("--finest", min=1e-6, help="Spacing of the last level.")] = None,
+    schedule: Annotated[
+        Path | None, typer.Option("--schedule", help="TOML file with the whole plan, in place of the options above.")
+    ] = None,
     flat_field: Annotated[
         bool, typer.Option("--flat-field", help="Also write one displacement field, displacement.nii.gz (intent 1007).")
     ] = False,
@@ -84,6 +87,7 @@ def register(
                 "optimiser": optimiser,
                 "regularisation": regularisation,
                 "finest": finest,
+                "schedule": schedule,
                 "flat_field": flat_field,
                 "learn2reg": learn2reg,
                 "spacing": spacing,

@@ -3,9 +3,9 @@
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from regsim.errors import unknown_name
+from regsim.errors import SettingsError, unknown_name
 from regsim.images.grid import Grid
 from regsim.settings import Settings
 
@@ -15,6 +15,7 @@ Start = Literal["auto", "identity", "centres", "mass", "moments"]
 Optimiser = Literal["gradient", "powell"]
 GOALS = ("rigid", "similarity", "affine", "deformable", "diffeomorphic")
 STARTS = ("auto", "identity", "centres", "mass", "moments")
+PENALTY_NAMES = ("diffusion", "bending", "jacobian")
 LINEAR = ("rigid", "similarity", "affine")
 
 LINEAR_METRIC = "nmi"
@@ -50,6 +51,16 @@ class Stage(Settings):
     levels: tuple[Level, ...]
     penalties: dict[str, float] = {}
     optimiser: Optimiser = "gradient"
+
+    @field_validator("penalties")
+    @classmethod
+    def _known(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, weight in value.items():
+            if name not in PENALTY_NAMES:
+                raise unknown_name("penalty", name, list(PENALTY_NAMES))
+            if weight < 0:
+                raise SettingsError(f"penalty '{name}': expected a weight of at least 0, got {weight:g}")
+        return value
 
 
 class Schedule(Settings):

@@ -1,0 +1,51 @@
+"""The default plans, and plans from files."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from regsim.errors import SettingsError
+from regsim.images import Grid
+from regsim.registration import Schedule, schedule_for
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_the_plan_in_the_docs_is_valid() -> None:
+    text = (DOCS / "use-your-images.md").read_text(encoding="utf-8")
+    plan = Schedule.checked(tomllib.loads(text.split("```toml")[1].split("```")[0]))
+    assert [stage.transform for stage in plan.stages] == ["rigid", "control_grid"]
+    assert plan.total_steps == 200
+
+
+@pytest.mark.parametrize("goal", ["rigid", "similarity", "affine", "deformable", "diffeomorphic"])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        Grid.of((189, 233, 197)),
+        Grid.of((46, 277, 227), (0.72, 0.72, 3.0)),
+        Grid.of((512, 512), 0.004),
+        Grid.of((12, 14)),
+        Grid.of((2, 2)),
+        Grid.of((5, 3, 2), (1.0, 1.0, 40.0)),
+        Grid.of((4000, 6000)),
+    ],
+)
+def test_levels_get_finer_and_fit_the_image(goal, grid) -> None:
+    plan = schedule_for(goal, grid)
+    spacings = [level.spacing for stage in plan.stages for level in stage.levels if stage.transform in ("rigid", goal)]
+    assert spacings == sorted(spacings, reverse=True)
+    assert min(spacings) >= min(grid.spacing)
+    for stage in plan.stages:
+        for level in stage.levels:
+            assert 0 < level.step <= 2 * level.spacing
+
+
+def test_wrong_settings_name_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="stepps"):
+        Schedule.checked(
+            {"stages": [{"transform": "rigid", "metric": "ncc", "levels": [{"spacing": 1, "stepps": 2, "step": 1}]}]}
+        )
+    with pytest.raises(SettingsError, match="did you mean 'stages'"):
+        Schedule.checked({"stagess": []})
