@@ -103,7 +103,7 @@ def rigid(data: Path, quick: bool) -> Iterator[Row]:
         fixed = read_image(folder / f"sub-{subject}_t1.nii.gz")
         aligned = read_image(folder / f"sub-{subject}_{contrast}.nii.gz")
         known = random_rigid(fixed.grid.centre, number)
-        moved = warp(aligned, known.inverse(), aligned.grid.padded(25), "cubic")
+        moved = warp(aligned, known.inverse(), aligned.grid.padded(18), "cubic")
         moving = Image(moved.data, moved.grid, name=f"{contrast} moved")
         points = fixed.grid.points()[fixed.data[0] > 0][::20]
         for metric in ("nmi", "mind"):

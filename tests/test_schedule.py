@@ -8,6 +8,7 @@ import pytest
 from regsim.errors import SettingsError
 from regsim.images import Grid
 from regsim.registration import Schedule, schedule_for
+from regsim.registration.schedule import LINEAR
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -34,9 +35,13 @@ def test_the_plan_in_the_docs_is_valid() -> None:
 )
 def test_levels_get_finer_and_fit_the_image(goal, grid) -> None:
     plan = schedule_for(goal, grid)
-    spacings = [level.spacing for stage in plan.stages for level in stage.levels if stage.transform in ("rigid", goal)]
-    assert spacings == sorted(spacings, reverse=True)
-    assert min(spacings) >= min(grid.spacing)
+    linear = [level for stage in plan.stages if stage.transform in LINEAR for level in stage.levels]
+    dense = [level for stage in plan.stages if stage.transform not in LINEAR for level in stage.levels]
+    for spacings in ([level.spacing for level in linear], [level.spacing for level in dense]):
+        assert spacings == sorted(spacings, reverse=True)
+        assert not spacings or spacings[-1] >= min(grid.spacing)
+    assert linear
+    assert bool(dense) == (goal in ("deformable", "diffeomorphic"))
     for stage in plan.stages:
         for level in stage.levels:
             assert 0 < level.step <= 2 * level.spacing

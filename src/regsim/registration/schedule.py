@@ -21,7 +21,7 @@ LINEAR = ("rigid", "similarity", "affine")
 LINEAR_METRIC = "nmi"
 DEFORMABLE_METRIC = "mind:dilations=(1, 2)"
 COARSEST_AXIS = 20
-LINEAR_VOXELS = 600_000
+LINEAR_VOXELS = 1_000_000
 DEFORMABLE_VOXELS = 1_500_000
 LINEAR_STEPS = ((2, 60, 0.25), (1, 60, 0.2), (0, 30, 0.1))
 
@@ -155,10 +155,10 @@ def _deformable_stage(kind: Kind, grid: Grid, metric: str, regularisation: float
 
 
 def _finest(grid: Grid, budget: int) -> float:
-    """The own spacing times the smallest power of two that keeps the number of voxels within the budget."""
+    """The own spacing, enlarged until the number of voxels is within the budget. Thick slices keep their thickness."""
     spacing = min(grid.spacing)
     while np.prod(np.ceil(grid.extent / np.maximum(grid.spacing, spacing))) > budget:
-        spacing *= 2
+        spacing *= 2 ** (1 / 3)
     return spacing
 
 
