@@ -46,15 +46,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged(folder: Path, last: Sequence[str] = ()) -> Iterator[Path]:
+def staged(folder: Path, last: Sequence[str] = (), stale: Sequence[str] = ()) -> Iterator[Path]:
     """A temporary folder inside `folder` to fill; its files are renamed into `folder` when the block ends without an error.
 
     Until then the files that are there already stay as they are, so a run that fails or is killed while it writes
-    does not mix its results with old ones. The files named in `last` follow the others, in that order.
+    does not mix its results with old ones. The files named in `last` follow the others, in that order; those that an earlier
+    run left, and the files of the patterns in `stale` that this run does not write, are removed first.
     """
     part = Path(tempfile.mkdtemp(prefix=PART, dir=make_folder(folder)))
     try:
         yield part
+        written = {file.name for file in part.iterdir()}
+        for pattern in (*reversed(last), *stale):
+            for old in folder.glob(pattern):
+                if pattern in last or old.name not in written:
+                    old.unlink()
         order = {name: place for place, name in enumerate(last, start=1)}
         for file in sorted(part.iterdir(), key=lambda file: (order.get(file.name, 0), file.name)):
             file.replace(folder / file.name)

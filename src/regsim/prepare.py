@@ -15,6 +15,7 @@ from regsim.transforms.warp import warp
 FWHM = 2.3548
 LOW, HIGH = 0.001, 0.999
 SAMPLES = 1_000_000
+SMALLEST_SHARE = 1e-4
 
 
 def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
@@ -23,7 +24,12 @@ def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
     Raises:
         InputError: the image is constant.
     """
+    image = image.filled()
     seen = image.data if image.mask is None else image.data[:, image.mask[0] > 0]
+    if not bool(torch.isfinite(seen).all()):
+        raise InputError(f"'{image.name}' holds NaN or infinite values; replace or mask them")
+    if seen.numel() == 0:
+        raise InputError(f"'{image.name}': its mask is empty")
     flat = seen.flatten()
     flat = flat[:: max(1, flat.numel() // SAMPLES)]
     ends = torch.quantile(flat, torch.tensor([low, high], dtype=flat.dtype, device=flat.device))
@@ -36,8 +42,16 @@ def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
 
 
 def smoothed(image: Image, sigma: tuple[float, ...]) -> Image:
-    """Gaussian smoothing; `sigma` in voxels, x, y(, z); the border value goes on outside. The mask stays as it is."""
-    return image.with_data(gaussian(image.batch, sigma[::-1])[0])
+    """Gaussian smoothing; `sigma` in voxels, x, y(, z); the border value goes on outside.
+
+    What lies outside the mask does not bleed in: `G(image * mask) / G(mask)`. The mask stays as it is.
+    """
+    if image.mask is None:
+        return image.with_data(gaussian(image.batch, sigma[::-1])[0])
+    inner = torch.where(image.mask > 0, image.data, torch.zeros_like(image.data)) * image.mask
+    share = gaussian(image.mask[None], sigma[::-1])[0]
+    values = gaussian(inner[None], sigma[::-1])[0] / share.clamp_min(SMALLEST_SHARE)
+    return image.with_data(torch.where(share > SMALLEST_SHARE, values, torch.zeros_like(values)))
 
 
 def gaussian(data: torch.Tensor, sigma: tuple[float, ...]) -> torch.Tensor:
@@ -62,7 +76,8 @@ def gaussian(data: torch.Tensor, sigma: tuple[float, ...]) -> torch.Tensor:
 def coarser(image: Image, spacing: float) -> Image:
     """The image at about this spacing: smoothed so that nothing aliases, then resampled over the same extent.
 
-    Axes whose voxels are already as large are left alone, so a thick-sliced scan is thinned in its plane only.
+    Axes whose voxels are already as large are left alone, so a thick-sliced scan is thinned in its plane only. A mask becomes
+    the share of each coarse voxel that it covered, so that small masks and small holes do not vanish.
     The Gaussian has sigma = sqrt(f^2 - 1) / 2 voxels for a factor f, which gives a voxel of the coarse grid about the
     blur that a scanner's voxel of that size would have.
     """
@@ -71,11 +86,11 @@ def coarser(image: Image, spacing: float) -> Image:
         return image
     factor = np.asarray(target.spacing) / np.asarray(image.grid.spacing)
     sigma = tuple((0.5 * np.sqrt(np.maximum(factor**2 - 1, 0))).tolist())
-    weights = None if image.mask is None else image.mask
-    blurred = smoothed(image, sigma)
-    carried = warp(replace(blurred, mask=None), None, target)
-    mask = None if weights is None else warp(Image(weights, image.grid), None, target).data.clamp(0, 1)
-    return replace(carried, mask=mask)
+    carried = warp(replace(smoothed(image, sigma), mask=None), None, target)
+    if image.mask is None:
+        return replace(carried, mask=None)
+    share = smoothed(Image(image.mask, image.grid), sigma)
+    return replace(carried, mask=warp(share, None, target).data.clamp(0, 1))
 
 
 def coarse_grid(grid: Grid, spacing: float) -> Grid:
@@ -94,7 +109,8 @@ def foreground(image: Image) -> torch.Tensor:
     """
     if image.mask is not None and bool((image.mask > 0).any()):
         return image.mask[0] > 0
-    stored = sitk.SmoothingRecursiveGaussian(Image(image.data[:1].cpu(), image.grid).to_sitk(), max(image.grid.spacing))
+    sigma = tuple(max(image.grid.spacing) / spacing for spacing in image.grid.spacing)
+    stored = smoothed(Image(image.data[:1].float().cpu(), image.grid), sigma).to_sitk()
     found = sitk.BinaryFillhole(sitk.OtsuThreshold(stored, 0, 1, 128))
     return torch.from_numpy(sitk.GetArrayFromImage(found) > 0)
 

@@ -66,6 +66,10 @@ def in_plain_words(error: "ErrorDetails") -> str:
     """
     if error["type"] == "missing":
         return "is missing"
-    said = error["msg"].removeprefix("Input should be ").split(", unable")[0]
+    said = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ").split(", unable")[0]
     said = f"a number {said}" if said.startswith(("greater", "less")) else said
-    return f"expected {said}, got {error['input']!r}" if said != error["msg"] else said
+    return (
+        f"expected {said}, got {error['input']!r}"
+        if said != error["msg"] and not error["msg"].startswith("Value error")
+        else said
+    )

@@ -48,6 +48,7 @@ from regsim.transforms.learn2reg import write_learn2reg
 from regsim.transforms.linear import LinearTransform, Rigid
 
 LAST_GOOD = "last_good_transform.h5"
+STALE = (LAST_GOOD, "displacement.nii.gz", "learn2reg.nii.gz", "warped.*", "views.npz", "run.json", "transform.h5")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
                 f"{problem}; the last good transform is '{kept}'", problem.step, problem.last_good
             ) from None
         raise
-    results = describe(request, found)
+    results = describe(request, found, peak_memory_mb())
     provenance = Provenance(
         command=request.command,
         settings={**request.options, "schedule": found.schedule.to_json(), "start": found.start},
@@ -129,7 +130,7 @@ def _goal(transform: str) -> Goal:
     return next((goal for goal in get_args(Goal) if goal == transform), "rigid")
 
 
-def describe(request: Request, found: Registration) -> RegistrationResults:
+def describe(request: Request, found: Registration, memory: float) -> RegistrationResults:
     """All that is measured about a registration."""
     fixed, moving = request.fixed, request.moving
     before, notes = _before(request, found)
@@ -150,7 +151,7 @@ def describe(request: Request, found: Registration) -> RegistrationResults:
         notes=[*request.notes, *notes],
         iterations=len(found.steps),
         seconds=found.seconds,
-        peak_memory_mb=peak_memory_mb(),
+        peak_memory_mb=memory,
         files={"transform": "transform.h5", "warped": "warped" + request.warped_ending},
     )
 
@@ -161,7 +162,7 @@ def write_folder(
     """Write the folder: all files together once they are whole, `results.json` last but for the page."""
     nonlinear = deformable_part(found.transform)
     views = make_views(found.fixed, found.moving, found.transform, _before(request, found)[0], nonlinear)
-    with staged(folder, last=("results.json", "report.html")) as part:
+    with staged(folder, ("results.json", "report.html"), STALE) as part:
         write_transform(found.transform, part / "transform.h5")
         if request.flat_field:
             write_transform(found.transform, part / "displacement.nii.gz", found.fixed.grid)

@@ -16,6 +16,8 @@ from regsim.transforms.files import read_transform
 from regsim.transforms.learn2reg import read_learn2reg
 from regsim.transforms.warp import Method, warp
 
+REPLACED = {"transform", "metric", "linear_metric", "start", "optimiser", "regularisation", "finest"}
+
 
 class FileRequest(Settings):
     """What `regsim register` was asked to do; see the command's help for each option."""
@@ -73,7 +75,7 @@ def file_request(asked: FileRequest) -> Request:
         schedule=schedule,
         initial=None if asked.initial is None else read_transform(asked.initial, fixed.ndim),
         inputs=inputs,
-        options=asked.model_dump(mode="json", exclude=paths),
+        options=asked.model_dump(mode="json", exclude=paths | (REPLACED if asked.schedule is not None else set())),
         seed=asked.seed,
         device=asked.device,
         warped_ending=warped_ending(asked.moving, moving),

@@ -48,7 +48,8 @@ def register(
     ] = 1.0,
     finest: Annotated[float | None, typer.Option("--finest", min=1e-6, help="Spacing of the last level.")] = None,
     schedule: Annotated[
-        Path | None, typer.Option("--schedule", help="TOML file with the whole plan, in place of the options above.")
+        Path | None,
+        typer.Option("--schedule", help="TOML file with the whole plan, see docs/use-your-images.md."),
     ] = None,
     flat_field: Annotated[
         bool, typer.Option("--flat-field", help="Also write one displacement field, displacement.nii.gz (intent 1007).")

@@ -24,7 +24,7 @@ def true_errors(found: Transform, known: Transform, points: torch.Tensor) -> tor
 def foreground_points(image: Image) -> torch.Tensor:
     """At most 50 000 evenly taken points of the image's foreground, `(points, ndim)`."""
     points = image.grid.points()[foreground(image)]
-    return points[:: max(1, points.shape[0] // SAMPLES)]
+    return points[:: max(1, math.ceil(points.shape[0] / SAMPLES))]
 
 
 def truth_row(found: Transform, known: Transform, before: Transform, fixed: Image) -> TruthRow:

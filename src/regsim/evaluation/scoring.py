@@ -61,7 +61,7 @@ def on_fixed_grid(fixed: Image, moving: Image, transform: Transform | None) -> t
     Raises:
         GridError: they do not overlap.
     """
-    same = transform is None and moving.grid.same_as(fixed.grid)
+    same = transform is None and moving.grid.same_as(fixed.grid) and moving.grid.unit == fixed.grid.unit
     carried = moving if same else warp(moving, transform, fixed)
     mask = carried.mask if fixed.mask is None or carried.mask is None else carried.mask * fixed.mask
     mask = fixed.mask if carried.mask is None else mask

@@ -56,6 +56,13 @@ class Image:
         grid = Grid.of(tuple(data.shape), 1.0 if spacing is None else spacing, "px" if spacing is None else "mm")
         return cls(data.to(torch.float32)[None], grid, name=name)
 
+    def filled(self) -> "Image":
+        """float32, with 0 for values outside the mask that are not finite, so that no interpolation spreads them."""
+        data = self.data.float()
+        if self.mask is None:
+            return replace(self, data=data)
+        return replace(self, data=torch.where((self.mask > 0) | torch.isfinite(data), data, torch.zeros_like(data)))
+
     @property
     def ndim(self) -> int:
         """2 or 3."""

@@ -5,11 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from regsim.errors import TransformError
 from regsim.images.grid import Grid
 from regsim.registration.schedule import Kind
 from regsim.transforms.base import Transform
 from regsim.transforms.control_grid import ControlGrid
 from regsim.transforms.dense import Composite, VelocityField, integrate, on_grid
+from regsim.transforms.linear import LinearTransform
 
 SQUARINGS = 5
 
@@ -53,6 +55,15 @@ class Deformation:
             return self.control
         with torch.no_grad():
             return VelocityField(self.control.expand(self.control.matrices(grid)), grid, SQUARINGS)
+
+
+def holds(kind: type[LinearTransform], start: LinearTransform) -> bool:
+    """Whether this kind of transform can express a start (to a thousandth)."""
+    try:
+        taken = kind(start.ndim, start.centre.cpu().numpy()).set_homogeneous(start.homogeneous())
+    except TransformError:
+        return False
+    return bool(torch.allclose(taken.homogeneous()[:-1, :-1], start.homogeneous()[:-1, :-1], atol=1e-3))
 
 
 def chain(parts: list[Transform]) -> Transform:

@@ -10,6 +10,7 @@ from regsim.errors import GridError
 
 CONVERGED_WINDOW, CONVERGED_SHARE = 15, 1e-3
 BETAS = (0.9, 0.99)
+SMALLEST_GRADIENT = 1e-20
 
 Cost = Callable[[], tuple[torch.Tensor, float]]
 Record = Callable[[int, float, float], None]
@@ -42,7 +43,9 @@ def descend(cost: Cost, groups: Groups, steps: int, end: float, record: Record, 
     References:
         Kingma and Ba 2015, doi:10.48550/arXiv.1412.6980.
     """
-    optimiser = torch.optim.Adam([{"params": [parameter], "lr": length} for parameter, length in groups], betas=BETAS)
+    optimiser = torch.optim.Adam(
+        [{"params": [parameter], "lr": length} for parameter, length in groups], betas=BETAS, eps=SMALLEST_GRADIENT
+    )
     parameters = [parameter for parameter, _ in groups]
     best = math.inf
     kept = [parameter.detach().clone() for parameter in parameters]

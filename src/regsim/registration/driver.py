@@ -14,7 +14,7 @@ from regsim.images.image import Image
 from regsim.metrics import AbstractMetric, load_metric
 from regsim.prepare import rescaled
 from regsim.registration import powell
-from regsim.registration.deformation import Deformation, chain, frozen
+from regsim.registration.deformation import Deformation, chain, frozen, holds
 from regsim.registration.descent import Outcome, descend
 from regsim.registration.initial import plain, ranked, starts, tried
 from regsim.registration.level import Level, penalty
@@ -99,6 +99,8 @@ def register(
     ready = metric if isinstance(metric, AbstractMetric) else None
     name = ready.name if ready else metric if isinstance(metric, str) else None
     plan = schedule or schedule_for(transform, fixed.grid, name)
+    if ready is not None and all(stage.metric != ready.name for stage in plan.stages):
+        raise SettingsError(f"metric '{ready.name}' was given, but no stage of the schedule is driven by it")
     return _Run(fixed, moving, plan, initial, ready, on_step, torch.device(device)).result()
 
 
@@ -150,13 +152,16 @@ class _Run:
         return metric.to(self.device)
 
     def _start(self, initial: Transform | None) -> tuple[str, Transform]:
-        if initial is not None:
-            if initial.ndim != self.fixed.ndim:
-                raise GridError(f"the initial transform is {initial.ndim}-D, the images are {self.fixed.ndim}-D")
-            return "given", copy.deepcopy(initial).to(self.device)
         first = self.schedule.stages[0]
         metric = self._metric(first)
         level = Level(self.fixed, self.moving, metric, first.levels[0].spacing, self.schedule.smoothing)
+        if initial is not None:
+            if initial.ndim != self.fixed.ndim:
+                raise GridError(f"the initial transform is {initial.ndim}-D, the images are {self.fixed.ndim}-D")
+            start = copy.deepcopy(initial).to(self.device)
+            with torch.no_grad():
+                level.cost(start.mapping(level.grid)().float())
+            return "given", start
         candidates = starts(self.fixed, self.moving, self.schedule.start)
         if first.transform in LINEAR and first.optimiser == "gradient" and metric.differentiable:
             name, moved = tried(level, candidates, first.levels[0].step)
@@ -191,10 +196,22 @@ class _Run:
         before = self.parts or [self.initial]
         kind = KINDS[stage.transform]
         first = before[0]
+        if len(before) == 1 and isinstance(first, LinearTransform) and stage is self.schedule.stages[0]:
+            kind = self._kind_that_holds(first, kind)
         if len(before) == 1 and isinstance(first, LinearTransform):
             own = kind(self.fixed.ndim, first.centre.cpu().numpy()).set_homogeneous(first.homogeneous())
             return own.to(self.device), []
         return kind(self.fixed.ndim, self.fixed.grid.centre).to(self.device), before
+
+    def _kind_that_holds(self, start: LinearTransform, kind: type[LinearTransform]) -> type[LinearTransform]:
+        """The stage's own kind, or the next linear stage's where the start scales or shears and this kind could not."""
+        following = [KINDS[stage.transform] for stage in self.schedule.stages[1:] if stage.transform in LINEAR]
+        for candidate in [kind, *following]:
+            if holds(candidate, start):
+                return candidate
+        raise SettingsError(
+            "the initial transform scales, shears or mirrors, which this registration would undo: use affine"
+        )
 
     # --- deformable -------------------------------------------------------------------------------------------------
 
@@ -210,13 +227,13 @@ class _Run:
         for number, settings in enumerate(stage.levels):
             level = Level(self.fixed, self.moving, metric, settings.spacing)
             deformation.refine(settings.control_spacing or 4 * settings.spacing)
-            self.parts = [*before, deformation.control]
+            self.parts = [*before, deformation.finished(level.grid)]
             outer = chain(frozen(before, level.grid))
-            cost = _DeformableCost(level, outer, deformation, weights)
             groups = [(deformation.control.coefficients, settings.step)]
             with self._logged(stage, number, level) as outcome:
+                cost = _DeformableCost(level, outer, deformation, weights)
                 descend(cost, groups, settings.steps, DEFORMABLE_END, self._recorder(stage, number), outcome)
-            self.parts = [*before, deformation.finished(level.grid)]
+                self.parts = [*before, deformation.finished(level.grid)]
 
     # --- the log ----------------------------------------------------------------------------------------------------
 
@@ -232,7 +249,12 @@ class _Run:
     def _logged(self, stage: Stage, number: int, level: Level) -> Iterator[Outcome]:
         """Time a level and write its row; a problem becomes an error that carries the step and the last good transform."""
         began, outcome = time.perf_counter(), Outcome()
-        yield outcome
+        try:
+            yield outcome
+        except GridError as problem:
+            outcome.problem = str(problem)
+        if not outcome.costs and not outcome.problem:
+            outcome.problem = "no step could be done"
         if outcome.problem:
             last_good = copy.deepcopy(chain(self.parts)).cpu().requires_grad_(False)
             count = len(self.steps) + 1

@@ -1,9 +1,9 @@
 """The plan of a registration: stages, their resolution levels, and where to start. Settings only, no work."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from regsim.errors import SettingsError, unknown_name
 from regsim.images.grid import Grid
@@ -21,7 +21,7 @@ LINEAR = ("rigid", "similarity", "affine")
 LINEAR_METRIC = "nmi"
 DEFORMABLE_METRIC = "mind:dilations=(1, 2)"
 COARSEST_AXIS = 20
-LINEAR_VOXELS = 1_000_000
+LINEAR_VOXELS = 750_000
 DEFORMABLE_VOXELS = 1_500_000
 LINEAR_STEPS = ((2, 60, 0.25), (1, 60, 0.2), (0, 30, 0.1))
 
@@ -36,7 +36,7 @@ class Level(Settings):
     spacing: float = Field(gt=0)
     steps: int = Field(ge=1)
     step: float = Field(gt=0)
-    control_spacing: float | None = None
+    control_spacing: float | None = Field(default=None, gt=0)
 
 
 class Stage(Settings):
@@ -48,7 +48,7 @@ class Stage(Settings):
 
     transform: Kind
     metric: str
-    levels: tuple[Level, ...]
+    levels: tuple[Level, ...] = Field(min_length=1)
     penalties: dict[str, float] = {}
     optimiser: Optimiser = "gradient"
 
@@ -62,13 +62,19 @@ class Stage(Settings):
                 raise SettingsError(f"penalty '{name}': expected a weight of at least 0, got {weight:g}")
         return value
 
+    @model_validator(mode="after")
+    def _optimiser_fits(self) -> Self:
+        if self.optimiser == "powell" and self.transform not in LINEAR:
+            raise SettingsError(f"optimiser powell moves linear transforms only, not '{self.transform}'; use gradient")
+        return self
+
 
 class Schedule(Settings):
     """The whole plan. `smoothing`: Gaussian of both images at every level of a linear stage, in voxels of the level."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage, ...] = Field(min_length=1)
     start: Start = "auto"
-    smoothing: float = 0.5
+    smoothing: float = Field(default=0.5, ge=0)
 
     @property
     def total_steps(self) -> int:
@@ -122,7 +128,7 @@ def _linear_stages(
 
     A scale that is free from the start can grow until the moving image's field of view covers only what suits the metric.
     """
-    last = finest or _finest(grid, LINEAR_VOXELS)
+    last = _within(finest or _finest(grid, LINEAR_VOXELS), grid)
     levels: list[Level] = []
     for power, steps, share in LINEAR_STEPS:
         spacing = min(last * 2**power, _coarsest(grid))
@@ -141,7 +147,7 @@ def _linear_stage(kind: Goal, metric: str, levels: list[Level], optimiser: Optim
 
 
 def _deformable_stage(kind: Kind, grid: Grid, metric: str, regularisation: float, finest: float | None) -> Stage:
-    last = finest or _finest(grid, DEFORMABLE_VOXELS)
+    last = _within(finest or _finest(grid, DEFORMABLE_VOXELS), grid)
     coarse = min(2 * last, _coarsest(grid))
     levels = [
         Level(spacing=coarse, steps=60, step=0.5 * last, control_spacing=8 * last),
@@ -152,6 +158,11 @@ def _deformable_stage(kind: Kind, grid: Grid, metric: str, regularisation: float
         levels.insert(0, Level(spacing=4 * last, steps=40, step=last, control_spacing=16 * last))
     penalties = {"diffusion": 1.0 * regularisation, "jacobian": 40.0}
     return Stage(transform=kind, metric=metric, levels=tuple(levels), penalties=penalties)
+
+
+def _within(spacing: float, grid: Grid) -> float:
+    """Neither finer than the image nor coarser than about 20 voxels on its longest axis."""
+    return min(max(spacing, min(grid.spacing)), _coarsest(grid))
 
 
 def _finest(grid: Grid, budget: int) -> float:

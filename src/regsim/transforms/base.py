@@ -29,7 +29,7 @@ class Transform(nn.Module, ABC):
 
     @abstractmethod
     def inverse(self, grid: Grid | None = None) -> "Transform":
-        """The opposite map. Transforms without a closed form need the grid (of the moving image) to invert on.
+        """The opposite map. One without a closed form is inverted on a grid: the moving image's, or its own where not given.
 
         Raises:
             TransformError: it cannot be inverted.

@@ -8,9 +8,11 @@ from torch import nn
 from regsim.errors import TransformError
 from regsim.images.grid import Grid
 from regsim.transforms.base import Mapping, Transform
-from regsim.transforms.dense import DisplacementField, invert_on
+from regsim.transforms.dense import DisplacementField, on_grid
 
 MARGIN = 3
+SAMPLES_PER_CELL = 4
+LARGEST_PADDING = 16
 
 
 class ControlGrid(Transform):
@@ -98,8 +100,11 @@ class ControlGrid(Transform):
         return ControlGrid(self.domain, tuple(2 * n for n in self.mesh), field)
 
     def inverse(self, grid: Grid | None = None) -> DisplacementField:
-        """The inverse as a displacement field on `grid` (the domain's where none is given)."""
-        return invert_on(self, grid or self.domain)
+        """The inverse as a displacement field on `grid`; where none is given, on one that covers the domain finely."""
+        cells = self.domain.extent / np.asarray(self.mesh)
+        fine = self.domain.with_spacing(tuple(np.minimum(self.domain.spacing, cells / SAMPLES_PER_CELL).tolist()))
+        reach = float(self.coefficients.detach().abs().max()) / min(fine.spacing)
+        return on_grid(self, fine).inverse(grid or fine.padded(min(int(reach) + 1, LARGEST_PADDING)))
 
     def steps(self, radius: float) -> list[tuple[nn.Parameter, float]]:
         """Coefficients are physical displacements."""

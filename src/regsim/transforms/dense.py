@@ -46,7 +46,7 @@ class DisplacementField(Transform):
 
     def inverse(self, grid: Grid | None = None) -> "DisplacementField":
         """The inverse on `grid` (its own where none is given)."""
-        return invert_on(self, grid or self.grid)
+        return invert_field(self.field, self.grid, grid or self.grid)
 
     def steps(self, radius: float) -> list[tuple[nn.Parameter, float]]:
         """The vectors are in physical units already."""
@@ -158,8 +158,9 @@ class Composite(Transform):
         return mapped
 
     def inverse(self, grid: Grid | None = None) -> "Composite":
-        """The inverses in the opposite order."""
-        return Composite([part.inverse(grid) for part in reversed(self.parts())])
+        """The inverses in the opposite order. Only the outermost part is inverted on `grid`: the others act in fixed space."""
+        outer, *inner = self.parts()
+        return Composite([*(part.inverse() for part in reversed(inner)), outer.inverse(grid)])
 
     def steps(self, radius: float) -> list[tuple[nn.Parameter, float]]:
         """The parameters of every part."""
@@ -200,24 +201,47 @@ def on_grid(transform: Transform, grid: Grid) -> DisplacementField:
         return DisplacementField(transform.displacement(grid).movedim(-1, 0).float(), grid)
 
 
-def invert_on(transform: Transform, grid: Grid) -> DisplacementField:
-    """The inverse of any transform near the identity, on a grid, by fixed-point iteration.
+def invert_field(field: torch.Tensor, own: Grid, grid: Grid) -> DisplacementField:
+    """The inverse of `x + u(x)` on a grid, by fixed-point iteration from the best affine guess.
 
-    `x <- x - (T(x) - y)` for every point y of the grid; it converges where the displacement changes by less than itself
-    over the same distance, which a map without folds of moderate size fulfils.
+    `x <- x - (T(x) - y)` for every point y of `grid`; it converges where the displacement changes by less than itself over
+    the same distance, which a map without folds of moderate size fulfils. Outside its own grid the field goes on with its
+    border values: nothing is known there, and a field that carries a shift would else be torn at the border.
+
+    Args:
+        field: `(ndim, *own.shape)`.
+        own: where the field lies (fixed space).
+        grid: where the inverse is wanted (moving space).
 
     Raises:
         TransformError: more than one in a hundred points end further than half a voxel from the truth.
     """
+
+    def mapped(points: torch.Tensor) -> torch.Tensor:
+        return points + sample(field[None], own, points, "linear", "border")[0].movedim(0, -1)
+
     with torch.no_grad():
-        wanted = grid.points(torch.float32, transform.device)
-        found = wanted.clone()
+        field = field.detach()
+        wanted = grid.points(torch.float32, field.device)
+        found = _affine_guess(field, own, wanted)
         for _ in range(INVERSION_STEPS):
-            error = transform(found) - wanted
+            error = mapped(found) - wanted
             found = found - error
             if float(error.abs().max()) < INVERSION_TOLERANCE:
                 break
-        lost = (transform(found) - wanted).norm(dim=-1) > 0.5 * min(grid.spacing)
+        lost = torch.linalg.vector_norm(mapped(found) - wanted, dim=-1) > 0.5 * min(grid.spacing)
     if float(lost.float().mean()) > 0.01:
         raise TransformError(f"the transform cannot be inverted: it folds or tears at {int(lost.sum())} points")
     return DisplacementField((found - wanted).movedim(-1, 0), grid)
+
+
+def _affine_guess(field: torch.Tensor, own: Grid, wanted: torch.Tensor) -> torch.Tensor:
+    """Where the points would come from if the map were its best affine fit (least squares over the field's grid)."""
+    step = max(1, own.voxels // 20_000)
+    here = own.points(torch.float64, field.device).flatten(0, -2)[::step]
+    there = here + field.flatten(1).T[::step].double()
+    centre = there.mean(dim=0)
+    ones = torch.ones(there.shape[0], 1, dtype=torch.float64, device=field.device)
+    fit = torch.linalg.lstsq(torch.cat([there - centre, ones], dim=1), here).solution
+    guess: torch.Tensor = (wanted.double() - centre) @ fit[:-1] + fit[-1]
+    return guess.float()

@@ -18,17 +18,29 @@ from regsim.transforms.linear import SMALLEST_DETERMINANT, Affine, LinearTransfo
 
 ITK_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
 FIELD_ENDINGS = (".nii", ".nii.gz", ".mha", ".nrrd")
+ONE_MATRIX = (".mat", ".xfm")
+RIGID_NAMES = (
+    "Euler2DTransform",
+    "Euler3DTransform",
+    "VersorTransform",
+    "VersorRigid3DTransform",
+    "TranslationTransform",
+)
+SIMILARITY_NAMES = ("Similarity2DTransform", "Similarity3DTransform")
+ROTATION_TOLERANCE = 1e-6
+UNKNOWN_TO_SIMPLEITK = "a kind that SimpleITK does not know; save it as an affine transform or a displacement field"
 
 
 def write_transform(transform: Transform, path: str | Path, like: Grid | None = None) -> None:
     """Write a transform in one piece.
 
-    `.h5`, `.tfm` or `.txt`: ITK's format, each part as it is (B-splines stay B-splines; velocities are integrated).
+    `.h5`, `.hdf5`, `.tfm` or `.txt`: ITK's format, each part as it is (B-splines stay B-splines; velocities are integrated).
+    `.mat` or `.xfm` (3-D): one linear transform.
     `.nii.gz`, `.mha` or `.nrrd`: one flat displacement field on the grid `like` (LPS mm vectors; NIfTI intent 1007), as
     ANTs writes and reads.
 
     Raises:
-        TransformError: an unknown ending, or a field without a grid.
+        TransformError: an unknown ending, a field without a grid, or a transform that such a file cannot hold.
     """
     path = Path(path)
     if path.name.lower().endswith(FIELD_ENDINGS):
@@ -38,10 +50,20 @@ def write_transform(transform: Transform, path: str | Path, like: Grid | None = 
         with atomic_path(path) as part:
             sitk.WriteImage(image, str(part), useCompression=True)
         return
-    if path.suffix.lower() not in ITK_ENDINGS:
+    if path.suffix not in ITK_ENDINGS:
         raise TransformError(f"'{path}': expected {', '.join(ITK_ENDINGS + FIELD_ENDINGS)}")
+    if path.suffix in ONE_MATRIX and not isinstance(transform, LinearTransform):
+        raise TransformError(f"'{path}': {path.suffix} holds one linear transform only; write a chain or field as .h5")
+    if path.suffix == ".xfm" and transform.ndim != 3:
+        raise TransformError(f"'{path}': .xfm holds 3-D transforms only; write a {transform.ndim}-D one as .h5")
     with atomic_path(path) as part:
-        sitk.WriteTransform(transform.to_itk(), str(part))
+        try:
+            with quiet():
+                sitk.WriteTransform(transform.to_itk(), str(part))
+        except RuntimeError:
+            raise TransformError(
+                f"'{path}': ITK cannot write this transform as {path.suffix}; write it as .h5"
+            ) from None
 
 
 def read_transform(path: str | Path, ndim: int | None = None) -> Transform:
@@ -62,6 +84,8 @@ def read_transform(path: str | Path, ndim: int | None = None) -> Transform:
             stored = _field_file(path) if path.name.lower().endswith(FIELD_ENDINGS) else sitk.ReadTransform(str(path))
     except RuntimeError:
         raise TransformError(f"'{path}' is not a transform that ITK can read, or is damaged") from None
+    except KeyError:
+        raise TransformError(f"transform '{path}': {UNKNOWN_TO_SIMPLEITK}") from None
     if ndim is not None and stored.GetDimension() != ndim:
         raise TransformError(f"transform '{path}' is {stored.GetDimension()}-D, the images are {ndim}-D")
     try:
@@ -79,7 +103,10 @@ def of_itk(stored: sitk.Transform) -> Transform:
     Raises:
         TransformError: a kind that regsim does not know, or a matrix that cannot be inverted.
     """
-    kind = stored.Downcast() if type(stored) is sitk.Transform else stored
+    try:
+        kind = stored.Downcast() if type(stored) is sitk.Transform else stored
+    except KeyError:
+        raise TransformError(UNKNOWN_TO_SIMPLEITK) from None
     if isinstance(kind, sitk.CompositeTransform):
         return _of_composite(kind)
     if isinstance(kind, sitk.DisplacementFieldTransform):
@@ -95,7 +122,10 @@ def of_itk(stored: sitk.Transform) -> Transform:
 
 def _of_composite(kind: sitk.CompositeTransform) -> Transform:
     """Part by part. SimpleITK hides linear kinds that it has no class for (ANTs' own) in a composite within itself."""
-    inner = [kind.GetNthTransform(index) for index in range(kind.GetNumberOfTransforms())]
+    try:
+        inner = [kind.GetNthTransform(index) for index in range(kind.GetNumberOfTransforms())]
+    except KeyError:
+        raise TransformError(UNKNOWN_TO_SIMPLEITK) from None
     if kind.IsLinear() and (not inner or any(isinstance(part, sitk.CompositeTransform) for part in inner)):
         return _linear(kind)
     parts = [of_itk(part) for part in inner]
@@ -112,14 +142,24 @@ def _linear(kind: sitk.Transform) -> LinearTransform:
     whole[:-1, -1] = torch.as_tensor(zero)
     if not abs(float(torch.linalg.det(whole))) > SMALLEST_DETERMINANT:
         raise TransformError("the affine transform is not invertible: its determinant is zero")
-    name = kind.GetName()
-    made: type[LinearTransform] = Affine
-    if "Similarity" in name:
-        made = Similarity
-    elif any(word in name for word in ("Euler", "VersorRigid", "Versor", "Translation")):
-        made = Rigid
     centre = kind.GetCenter() if isinstance(kind, _CENTRED) else None
-    return made(ndim, centre).set_homogeneous(whole)
+    return _class_of(kind.GetName(), whole[:-1, :-1])(ndim, centre).set_homogeneous(whole)
+
+
+def _class_of(name: str, matrix: torch.Tensor) -> type[LinearTransform]:
+    """The class that holds a matrix exactly: by ITK's name, and only where the matrix is what the name says."""
+    determinant = float(torch.linalg.det(matrix))
+    if determinant > 0:
+        if name in RIGID_NAMES and _is_rotation(matrix):
+            return Rigid
+        if name in SIMILARITY_NAMES and _is_rotation(matrix / determinant ** (1 / len(matrix))):
+            return Similarity
+    return Affine
+
+
+def _is_rotation(matrix: torch.Tensor) -> bool:
+    off = matrix.T @ matrix - torch.eye(len(matrix), dtype=matrix.dtype)
+    return float(off.abs().max()) <= ROTATION_TOLERANCE
 
 
 _CENTRED = (

@@ -7,8 +7,11 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 
-from regsim.errors import TransformError
+from regsim.errors import GridError, InputError, TransformError
+from regsim.images.formats import check_file, ending, reader_name
 from regsim.images.grid import Grid
+from regsim.images.nifti import check_nifti
+from regsim.images.quiet import quiet
 from regsim.output import atomic_path
 from regsim.transforms.base import Transform
 from regsim.transforms.dense import DisplacementField
@@ -26,15 +29,28 @@ def read_learn2reg(path: str | Path, fixed: Grid, moving: Grid) -> DisplacementF
     """Read such a file.
 
     Raises:
-        TransformError: missing, unreadable, or not of the fixed image's size.
+        TransformError: missing, no NIfTI, truncated or damaged, not finite, or not of the fixed image's size.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise TransformError(f"transform '{path}' does not exist")
+    if ending(path) not in (".nii", ".nii.gz"):
+        raise TransformError(f"'{path}': a Learn2Reg field is a NIfTI file, .nii or .nii.gz")
     try:
-        stored = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        check_file(path)
+        lost = check_nifti(path)
+        with quiet():
+            stored = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO=reader_name(path)))
+    except (InputError, GridError) as problem:
+        raise TransformError(str(problem)) from None
     except RuntimeError:
         raise TransformError(f"'{path}' is not a NIfTI file that can be read, or is damaged") from None
-    return of_learn2reg(stored.transpose(), fixed, moving)
+    if lost.size:
+        raise TransformError(f"transform '{path}' holds NaN or infinite numbers")
+    try:
+        return of_learn2reg(stored.transpose(), fixed, moving)
+    except TransformError as problem:
+        raise TransformError(f"transform '{path}': {problem}") from None
 
 
 def to_learn2reg(transform: Transform, fixed: Grid, moving: Grid) -> npt.NDArray[np.float32]:
@@ -54,10 +70,12 @@ def of_learn2reg(field: npt.NDArray[np.generic], fixed: Grid, moving: Grid) -> D
     """The other way round: from `(x, y, z, ndim)` voxels to physical vectors on the fixed grid.
 
     Raises:
-        TransformError: the array does not fit the fixed grid.
+        TransformError: the array does not fit the fixed grid, or is not finite.
     """
     if tuple(field.shape) != (*fixed.size, fixed.ndim):
         raise TransformError(f"expected a field of shape {(*fixed.size, fixed.ndim)}, got {tuple(field.shape)}")
+    if not np.isfinite(field).all():
+        raise TransformError("the field holds NaN or infinite numbers")
     axes = tuple(range(fixed.ndim))[::-1]
     vectors = torch.from_numpy(np.ascontiguousarray(field.transpose(*axes, fixed.ndim), dtype=np.float64))
     mapped = moving.index_to_physical(fixed.indices(torch.float64) + vectors)

@@ -163,10 +163,16 @@ class Similarity(Rigid):
         return self.log_scale.exp() * rotation_matrix(self.rotation)
 
     def set_matrix(self, matrix: torch.Tensor) -> None:
-        """The nearest rotation, and the scale with the same change of volume."""
+        """The nearest rotation, and the scale with the same change of volume.
+
+        Raises:
+            TransformError: a mirror, or a singular matrix.
+        """
+        if float(torch.linalg.det(matrix)) < SMALLEST_DETERMINANT:
+            raise TransformError("a similarity cannot mirror or flatten: the matrix has no positive determinant")
         super().set_matrix(matrix)
         with torch.no_grad():
-            self.log_scale.copy_(torch.linalg.det(matrix).clamp_min(SMALLEST_DETERMINANT).log() / self.ndim)
+            self.log_scale.copy_(torch.linalg.det(matrix).log() / self.ndim)
 
     def steps(self, radius: float) -> list[tuple[nn.Parameter, float]]:
         """As for a rotation; a scale of e moves a point at `radius` by about `radius`."""

@@ -51,6 +51,7 @@ def to_unit(points: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 def inside(grid: Grid, points: torch.Tensor) -> torch.Tensor:
     """Weights `(*any)`, 1 where a point lies between the voxel borders of the grid, 0 elsewhere; no gradient."""
-    where = to_unit(points.detach(), grid).abs()
-    limit = torch.tensor([1.0 + 1.0 / max(n - 1, 1) for n in grid.size], dtype=where.dtype, device=where.device)
-    return (where <= limit).all(dim=-1).to(points.dtype)
+    where = to_unit(points.detach(), grid)
+    middle = torch.tensor([-1.0 if n == 1 else 0.0 for n in grid.size], dtype=where.dtype, device=where.device)
+    limit = torch.tensor([1.0 if n == 1 else n / (n - 1) for n in grid.size], dtype=where.dtype, device=where.device)
+    return ((where - middle).abs() <= limit).all(dim=-1).to(points.dtype)

@@ -47,6 +47,7 @@ def warp(
     """
     grid = like.grid if isinstance(like, Image) else like or image.grid
     chosen = _method(image, method)
+    image = image if image.is_labels else image.filled()
     _check(image, grid)
     points = (
         grid.points(torch.float32, image.data.device)
