@@ -492,3 +492,20 @@ def test_a_plan_of_ones_own(samples: Samples, command: Command, tmp_path: Path) 
         "none"
     )
     assert not (tmp_path / "no").exists()
+
+
+def test_a_reused_folder_keeps_nothing_of_the_run_before(samples: Samples, command: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command("register", samples.fixed, samples.moving, "-o", run, "--finest", 3, "--flat-field", "--learn2reg").succeeded()
+    (run / "notes.txt").write_text("mine")
+    assert {"displacement.nii.gz", "learn2reg.nii.gz"} <= {file.name for file in run.iterdir()}
+    command("register", samples.fixed, samples.moving, "-o", run, "--finest", 3).succeeded()
+    assert (run / "notes.txt").read_text() == "mine"
+    (run / "notes.txt").unlink()
+    whole_folder(run)
+    plan = tmp_path / "plan.toml"
+    for text in ("stages = []", PLAN.replace("control_spacing = 10", "control_spacing = -4")):
+        plan.write_text(text)
+        command("register", samples.fixed, samples.moving, "-o", run, "--schedule", plan).refused("setting")
+    plan.write_text(PLAN.replace('metric = "lncc:window=5"', 'metric = "lncc:window=5"\noptimiser = "powell"'))
+    command("register", samples.fixed, samples.moving, "-o", run, "--schedule", plan).refused("powell")

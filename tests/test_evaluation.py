@@ -173,3 +173,14 @@ def test_views_round_trip_and_keep_pictures_as_they_are(tmp_path) -> None:
     again = Views.load(tmp_path / "views.npz")
     assert again.planes == views.planes
     assert all(np.array_equal(again.arrays[name], array) for name, array in views.arrays.items())
+
+
+def test_pixels_and_mm_are_never_compared() -> None:
+    picture = Image.of_array(torch.arange(35.0).reshape(5, 7))
+    with pytest.raises(GridError, match="px"):
+        score(picture, replace(picture, grid=replace(picture.grid, unit="mm")), ["mse"])
+
+
+def test_at_most_fifty_thousand_points() -> None:
+    image = Image.of_array(torch.ones(300, 300), 1.0)
+    assert foreground_points(replace(image, mask=torch.ones(1, 300, 300))).shape[0] <= 50_000

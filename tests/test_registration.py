@@ -315,3 +315,84 @@ def test_soft_masks_of_coarse_levels_stay_within_bounds() -> None:
     around = (moving.data > 0.02).float()
     found = register(replace(fixed, mask=disc), replace(moving, mask=around), "ncc", "affine")
     assert error(found, known, fixed) < 0.2
+
+
+def test_small_metric_units_do_not_matter_either() -> None:
+    fixed = slice_of("t1")
+    known = known_rigid(fixed)
+    metric = Scaled()
+    metric.factor = 1e-10
+    assert error(register(fixed, moved(fixed, known), metric, "rigid"), known, fixed) < 0.1
+
+
+def test_a_start_that_scales_is_kept_or_refused() -> None:
+    fixed = slice_of("t1")
+    known = Similarity(2, fixed.grid.centre)
+    known.set_matrix(known_rigid(fixed).matrix().detach() * 1.5)
+    moving = moved(fixed, known, 40)
+    for goal in ("similarity", "affine"):
+        assert error(register(fixed, moving, "ncc", goal, initial=known), known, fixed) < 0.2
+    with pytest.raises(RegsimError, match="use affine"):
+        register(fixed, moving, "ncc", "rigid", initial=known)
+
+
+def test_a_start_without_overlap_is_bad_input() -> None:
+    fixed = slice_of("t1")
+    away = known_rigid(fixed, 0.0, 4000.0)
+    for optimiser in ("gradient", "powell"):
+        plan = schedule_for("rigid", fixed.grid, "ncc", optimiser=optimiser)
+        with pytest.raises(GridError, match="no overlap"):
+            register(fixed, fixed, initial=away, schedule=plan)
+
+
+class BreaksLater(Breaks):
+    """Turns into NaN in the middle of the velocity stage."""
+
+    def _compare(self, state, moving, overlap):
+        BreaksLater.calls += 1
+        return Scaled._compare(self, state, moving, overlap) * (math.nan if BreaksLater.calls >= 420 else 1.0)
+
+
+def test_last_good_transform_of_a_velocity_is_its_integral() -> None:
+    fixed = slice_of("t1")
+    moving = moved(fixed, Composite([known_rigid(fixed, 3.0, 1.0), known_bend(fixed.grid, 4.0)]), 8)
+    metric = BreaksLater()
+    plan = schedule_for("diffeomorphic", fixed.grid, metric.name, linear_metric=metric.name)
+    with pytest.raises(RegistrationError, match="velocity") as caught:
+        register(fixed, moving, metric, schedule=plan)
+    assert isinstance(caught.value.last_good, Composite)
+    assert isinstance(caught.value.last_good.parts()[-1], VelocityField)
+
+
+def test_a_metric_object_must_drive_a_stage_of_the_schedule() -> None:
+    fixed = slice_of("t1")
+    with pytest.raises(RegsimError, match="no stage"):
+        register(fixed, fixed, load_metric("mse"), schedule=schedule_for("rigid", fixed.grid, "nmi"))
+
+
+def test_thin_masks_do_not_vanish_at_coarse_levels() -> None:
+    image = slice_of("t1")
+    mask = torch.zeros_like(image.data)
+    mask[:, 40:45, 30:36] = 1
+    coarse = coarser(replace(image, mask=mask), 8.0)
+    area = float(coarse.mask.sum()) * math.prod(coarse.grid.spacing)
+    assert area == pytest.approx(30.0, rel=0.1)
+
+
+def test_what_lies_outside_a_mask_does_not_bleed_in() -> None:
+    image = slice_of("t1")
+    mask = (image.data > 0.05).float()
+    spoiled = torch.where(mask > 0, image.data, torch.full_like(image.data, math.nan))
+    clean, other = (coarser(Image(data, image.grid, mask).filled(), 4.0) for data in (image.data, spoiled))
+    seen = clean.mask > 0.01
+    assert torch.allclose(clean.data[seen], other.data[seen], atol=1e-5)
+    known = known_rigid(image)
+    found = register(Image(spoiled, image.grid, mask, "spoiled"), moved(image, known), "ncc", "rigid")
+    assert error(found, known, image) < 0.2
+
+
+def test_volumes_of_two_slices_and_other_number_types() -> None:
+    volume = brain_at("t1")
+    part = Image(volume.data[:, 20:22].double(), replace(volume.grid, size=(*volume.grid.size[:2], 2)))
+    found = register(part, part, "ncc", "rigid")
+    assert float(true_errors(found.transform, Rigid(3), foreground_points(part)).mean()) < 0.5

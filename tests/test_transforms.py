@@ -183,7 +183,7 @@ def test_control_grid_refines_exactly() -> None:
         assert torch.allclose(control.refined()(grid.points()), control(grid.points()), atol=1e-4)
 
 
-def test_velocity_does_not_fold_and_its_inverse_is_its_negative() -> None:
+def test_velocity_does_not_fold() -> None:
     grid = oblique_grid(2)
     velocity = VelocityField(smooth_field(grid, 12.0), grid)
     with torch.no_grad():
@@ -283,3 +283,39 @@ def test_linear_kinds_that_simpleitk_has_no_class_for_are_read(tmp_path) -> None
     found = read_transform(path, 3)
     expected = sitk.ReadTransform(str(path)).TransformPoint((7.0, 8.0, 9.0))
     assert found(torch.tensor([[7.0, 8.0, 9.0]], dtype=torch.float64)).detach()[0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_inverse_of_a_chain_whose_images_lie_far_apart(ndim: int) -> None:
+    fixed = oblique_grid(ndim)
+    affine, control = Affine(ndim, fixed.centre), examples(ndim)["control_grid"]
+    with torch.no_grad():
+        affine.translation.copy_(torch.tensor([300.0, -150.0, 80.0][:ndim]))
+    chain = Composite([affine, control])
+    moving = Grid(
+        fixed.size,
+        fixed.spacing,
+        tuple((torch.tensor(fixed.origin) + affine.translation.detach()).tolist()),
+        fixed.direction,
+    )
+    points = fixed.padded(-5).points()
+    with torch.no_grad():
+        assert float((chain.inverse(moving)(chain(points)) - points).norm(dim=-1).max()) < 0.15
+
+
+def test_inverse_of_a_field_that_carries_a_shift() -> None:
+    grid = Grid.of((32, 32))
+    field = smooth_field(grid, 1.0) + torch.tensor([100.0, 8.0])[:, None, None]
+    moving = Grid(grid.size, grid.spacing, (100.0, 8.0), grid.direction)
+    transform = DisplacementField(field, grid)
+    points = grid.padded(-4).points()
+    with torch.no_grad():
+        assert float((transform.inverse(moving)(transform(points)) - points).norm(dim=-1).max()) < 0.1
+
+
+def test_inverse_of_a_velocity_is_its_negative_and_mirrors_are_no_similarities() -> None:
+    grid = oblique_grid(2)
+    velocity = VelocityField(smooth_field(grid, 3.0), grid)
+    assert torch.equal(velocity.inverse().velocity, -velocity.velocity)
+    with pytest.raises(TransformError, match="mirror"):
+        Similarity(2).set_matrix(torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64)))
