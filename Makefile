@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.ready-test
 
+# Waiting threads spin only briefly: on a busy machine they would else take the cores from those that work.
+export GOMP_SPINCOUNT ?= 1000
+
 .PHONY: demo test lint bench bench-full clean
 
 demo: $(READY)

@@ -76,7 +76,7 @@ def register(
         moving: is brought to it; may lie on any grid.
         metric: a name (`regsim.metrics.metric_names()`), `name:setting=value`, or a metric object. By default nmi for linear
             transforms and two-scale MIND for deformable ones.
-        transform: "rigid", "similarity", "affine", "deformable" (affine, then control grid) or "diffeomorphic".
+        transform: "rigid", "similarity", "affine", "deformable" (rigid, affine, then control grid) or "diffeomorphic".
         initial: a known starting transform, in place of the schedule's start.
         schedule: the whole plan, in place of the default for `transform` and `metric`.
         on_step: called after every step (progress).

@@ -103,7 +103,7 @@ def schedule_for(
         goal: what kind of transform is wanted.
         grid: the fixed image's.
         metric: of the last stage; nmi for linear goals and two-scale MIND for deformable ones where not given.
-        linear_metric: of the linear stage before a deformable one; nmi where not given.
+        linear_metric: of the rigid and affine stages before a deformable one; nmi where not given.
         start: where to begin.
         optimiser: "powell" for linear stages whose metric has no gradient.
         regularisation: factor on the smoothness of the deformation.
