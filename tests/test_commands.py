@@ -496,7 +496,9 @@ def test_a_plan_of_ones_own(samples: Samples, command: Command, tmp_path: Path) 
 
 def test_a_reused_folder_keeps_nothing_of_the_run_before(samples: Samples, command: Command, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command("register", samples.fixed, samples.moving, "-o", run, "--finest", 3, "--flat-field", "--learn2reg").succeeded()
+    command(
+        "register", samples.fixed, samples.moving, "-o", run, "--finest", 3, "--flat-field", "--learn2reg"
+    ).succeeded()
     (run / "notes.txt").write_text("mine")
     assert {"displacement.nii.gz", "learn2reg.nii.gz"} <= {file.name for file in run.iterdir()}
     command("register", samples.fixed, samples.moving, "-o", run, "--finest", 3).succeeded()

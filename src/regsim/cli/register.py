@@ -36,7 +36,9 @@ def register(
     ] = None,
     linear_metric: Annotated[
         str | None,
-        typer.Option("--linear-metric", help="Drives the rigid and affine stages before a deformable one. Default: nmi."),
+        typer.Option(
+            "--linear-metric", help="Drives the rigid and affine stages before a deformable one. Default: nmi."
+        ),
     ] = None,
     initial: Annotated[Path | None, typer.Option("--initial", help="Transform to start from.")] = None,
     start: Annotated[str, typer.Option("--start", help="auto, identity, centres, mass or moments.")] = "auto",
