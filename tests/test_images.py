@@ -457,15 +457,19 @@ def test_quiet_silences_and_gives_back(capfd: pytest.CaptureFixture[str]) -> Non
 # --- settings and results -----------------------------------------------------------------------------------------------
 
 
+STAGE = "[[stages]]\ntransform = 'rigid'\nmetric = 'mse'\nlevels = [{spacing = 2, steps = 3, step = 1}]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("stages = [", "not TOML"),
         ("stagse = []", "unknown setting 'stagse'; did you mean 'stages'?"),
         ("start = 'auto'", "setting 'stages': is missing"),
-        ("stages = []\nstart = 'middle'", "unknown start 'middle'. Known: auto, identity"),
-        ("stages = []\nsmoothing = 'much'", "setting 'smoothing': expected a valid number, got 'much'"),
-        ("stages = []\nsmoothing = nan", "expected a finite number, got nan"),
+        ("stages = []", "setting 'stages': expected at least one entry, got none"),
+        (f"start = 'middle'\n{STAGE}", "unknown start 'middle'. Known: auto, identity"),
+        (f"smoothing = 'much'\n{STAGE}", "setting 'smoothing': expected a valid number, got 'much'"),
+        (f"smoothing = nan\n{STAGE}", "expected a finite number, got nan"),
     ],
 )
 def test_settings_files(text: str, said: str, tmp_path: Path) -> None:

@@ -394,5 +394,9 @@ def test_what_lies_outside_a_mask_does_not_bleed_in() -> None:
 def test_volumes_of_two_slices_and_other_number_types() -> None:
     volume = brain_at("t1")
     part = Image(volume.data[:, 20:22].double(), replace(volume.grid, size=(*volume.grid.size[:2], 2)))
-    found = register(part, part, "ncc", "rigid")
-    assert float(true_errors(found.transform, Rigid(3), foreground_points(part)).mean()) < 0.5
+    assert 100 < len(foreground_points(part)) < part.grid.voxels
+    flat = slice_of("t1")
+    found = register(
+        Image(flat.data.double(), flat.grid), Image((flat.data * 255).to(torch.int32), flat.grid), "ncc", "rigid"
+    )
+    assert error(found, Rigid(2), flat) < 0.1

@@ -66,6 +66,8 @@ def in_plain_words(error: "ErrorDetails") -> str:
     """
     if error["type"] == "missing":
         return "is missing"
+    if error["type"] == "too_short":
+        return "expected at least one entry, got none"
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ").split(", unable")[0]
     said = f"a number {said}" if said.startswith(("greater", "less")) else said
     return (
