@@ -59,9 +59,9 @@ def test_every_metric_recovers_a_rigid_motion_in_2d(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", ["nmi", "mind"])
 def test_rigid_across_contrasts_in_3d(metric: str) -> None:
-    fixed, known = brain_at("t1"), known_rigid(brain_at("t1"), 10.0, 8.0)
-    # voxels of 4 mm and a painted T2, whose rims differ from the T1's: see docs/lab-notes.md
-    assert error(register(fixed, moved(brain_at("t2"), known), metric, "rigid"), known, fixed) < 0.6
+    # 3 mm: at 4 mm the painted T2's rims alone move the optimum of nmi by half a mm (docs/lab-notes.md)
+    fixed, known = brain_at("t1", 3.0), known_rigid(brain_at("t1", 3.0), 10.0, 8.0)
+    assert error(register(fixed, moved(brain_at("t2", 3.0), known), metric, "rigid"), known, fixed) < 0.5
 
 
 @pytest.mark.parametrize(("goal", "made"), [("similarity", Similarity), ("affine", Affine)])

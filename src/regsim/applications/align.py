@@ -106,7 +106,9 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
                 f"{problem}; the last good transform is '{kept}'", problem.step, problem.last_good
             ) from None
         raise
-    results = describe(request, found, peak_memory_mb())
+    memory = peak_memory_mb()
+    before, notes = _before(request, found)
+    results = describe(request, found, before, notes, memory)
     provenance = Provenance(
         command=request.command,
         settings={**request.options, "schedule": found.schedule.to_json(), "start": found.start},
@@ -121,7 +123,7 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
         started=started,
         seconds=time.perf_counter() - began,
     )
-    write_folder(request, found, results, provenance, folder)
+    write_folder(request, found, before, results, provenance, folder)
     return results
 
 
@@ -130,10 +132,11 @@ def _goal(transform: str) -> Goal:
     return next((goal for goal in get_args(Goal) if goal == transform), "rigid")
 
 
-def describe(request: Request, found: Registration, memory: float) -> RegistrationResults:
-    """All that is measured about a registration."""
+def describe(
+    request: Request, found: Registration, before: Transform | None, notes: list[str], memory: float
+) -> RegistrationResults:
+    """All that is measured about a registration; `before` is what it is compared with (None: the files' own geometry)."""
     fixed, moving = request.fixed, request.moving
-    before, notes = _before(request, found)
     nonlinear = deformable_part(found.transform)
     driving = [stage.metric.partition(":")[0] for stage in found.schedule.stages]
     return RegistrationResults(
@@ -157,11 +160,16 @@ def describe(request: Request, found: Registration, memory: float) -> Registrati
 
 
 def write_folder(
-    request: Request, found: Registration, results: RegistrationResults, provenance: Provenance, folder: Path
+    request: Request,
+    found: Registration,
+    before: Transform | None,
+    results: RegistrationResults,
+    provenance: Provenance,
+    folder: Path,
 ) -> None:
     """Write the folder: all files together once they are whole, `results.json` last but for the page."""
     nonlinear = deformable_part(found.transform)
-    views = make_views(found.fixed, found.moving, found.transform, _before(request, found)[0], nonlinear)
+    views = make_views(found.fixed, found.moving, found.transform, before, nonlinear)
     with staged(folder, ("results.json", "report.html"), STALE) as part:
         write_transform(found.transform, part / "transform.h5")
         if request.flat_field:
