@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1] / "src" / "regsim"
 LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 
 GROUND = {"errors", "checks", "settings", "output", "kernels"}
-ALGORITHMS = GROUND | {"images", "transforms", "metrics", "prepare", "registration"}
+BELOW = GROUND | {"images", "transforms", "prepare"}
+ALGORITHMS = BELOW | {"misalign", "training", "metrics", "registration"}
 # `evaluation.results` (rows, no torch) stands on its own: it is all that the report may know.
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
@@ -18,7 +19,9 @@ MAY_IMPORT = {
     "transforms": GROUND | {"images"},
     "metrics": GROUND,
     "prepare": GROUND | {"images", "transforms"},
-    "registration": GROUND | {"images", "transforms", "metrics", "prepare"},
+    "misalign": BELOW,
+    "training": BELOW | {"misalign", "metrics"},
+    "registration": BELOW | {"metrics"},
     "evaluation.results": GROUND,
     "evaluation": ALGORITHMS | {"evaluation.results"},
     "report": GROUND | {"evaluation.results"},

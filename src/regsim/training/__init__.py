@@ -1,0 +1,1 @@
+"""Training: objectives, the one training loop, recipes."""
