@@ -32,6 +32,14 @@ class RegistrationError(RegsimError):
         self.last_good = last_good
 
 
+class TrainingError(RegsimError):
+    """A training that had to stop: a loss or weights that are not finite. `step` says where; the last good state is kept."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> SettingsError:
     """The error for a name that is not in a list: it lists the known ones and points to the nearest.
 
