@@ -12,7 +12,8 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 50
 GROUND = {"errors", "checks", "settings", "output", "kernels"}
 BELOW = GROUND | {"images", "transforms", "prepare"}
 ALGORITHMS = BELOW | {"misalign", "training", "metrics", "registration"}
-# `evaluation.results` (rows, no torch) stands on its own: it is all that the report may know.
+# The rows (no torch) stand on their own: they are all that the report may know.
+ROWS = {"evaluation.results", "evaluation.landscape_rows", "evaluation.training_rows"}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "images": GROUND,
@@ -23,10 +24,12 @@ MAY_IMPORT = {
     "training": BELOW | {"misalign", "metrics"},
     "registration": BELOW | {"metrics"},
     "evaluation.results": GROUND,
-    "evaluation": ALGORITHMS | {"evaluation.results"},
-    "report": GROUND | {"evaluation.results"},
-    "applications": ALGORITHMS | {"evaluation", "evaluation.results", "report"},
-    "cli": ALGORITHMS | {"evaluation", "evaluation.results", "report", "applications", "__init__"},
+    "evaluation.training_rows": GROUND,
+    "evaluation.landscape_rows": GROUND | {"evaluation.results"},
+    "evaluation": ALGORITHMS | ROWS,
+    "report": GROUND | ROWS,
+    "applications": ALGORITHMS | ROWS | {"evaluation", "report"},
+    "cli": ALGORITHMS | ROWS | {"evaluation", "report", "applications", "__init__"},
     "__main__": {"cli"},
 }
 # The package's front page offers the library's names, from wherever they are.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from regsim.cli.demo import demo
+from regsim.cli.landscape import landscape
 from regsim.cli.models import models
 from regsim.cli.register import register
 from regsim.cli.report import report
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, score, register, warp, models, report):
+for command in (demo, score, register, warp, landscape, models, report):
     app.command()(command)
 
 

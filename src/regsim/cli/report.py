@@ -9,10 +9,10 @@ from regsim.cli.tables import show_report
 from regsim.errors import InputError
 
 
-def report(folder: Annotated[Path, typer.Argument(help="A results folder of demo or register.")]) -> None:
+def report(folder: Annotated[Path, typer.Argument(help="A results folder of demo, register or landscape.")]) -> None:
     """Rebuild the page of a results folder from its results."""
     if not folder.is_dir():
-        raise InputError(f"'{folder}' is not a folder of results; give the -o of demo or register")
-    from regsim.report import write_registration_page
+        raise InputError(f"'{folder}' is not a folder of results; give the -o of demo, register or landscape")
+    from regsim.report import write_page
 
-    show_report(write_registration_page(folder))
+    show_report(write_page(folder))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from regsim.evaluation.landscape_rows import LandscapeResults
     from regsim.evaluation.results import MetricRow, RegistrationResults
 
 
@@ -40,6 +41,48 @@ def show_scores(rows: Sequence["MetricRow"]) -> None:
         better = "higher" if row.higher_is_better else "lower"
         table.add_row(row.metric, number(row.value), row.unit or "-", better, f"{row.seconds:.2f}")
     Console().print(table)
+
+
+IN_TERMINAL = {
+    "spearman": "order",
+    "spearman_hidden": "hidden",
+    "auc_1": "AUC",
+    "minima": "minima",
+    "capture": "capture",
+    "offset_noise": "offset",
+    "balance": "balance",
+    "times_mse": "x mse",
+}
+
+
+def show_landscape(results: "LandscapeResults") -> None:
+    """One line a metric, the best by order first; the page has the other columns."""
+    shown = [item for item in results.criteria() if item.name in IN_TERMINAL]
+    table = Table("metric", box=None, pad_edge=False)
+    for item in shown:
+        table.add_column(IN_TERMINAL[item.name], justify="right")
+    for row in sorted(results.rows, key=lambda row: -row["spearman"]):
+        table.add_row(row.metric, *[_short(row[item.name]) for item in shown])
+    Console().print(table)
+    distance = f"{results.distances[min(1, len(results.distances) - 1)]:g} {results.unit}"
+    say("order: rank correlation with the true error; hidden: the same with the outline hidden; AUC at " + distance)
+    say(
+        f"minima: spurious ones; capture, offset (with noise): {results.unit}; balance: rotation against shift, 1 is best"
+    )
+    for note in results.notes:
+        say(note)
+    say(f"{results.seconds:.1f} s")
+
+
+def _short(value: float) -> str:
+    """Two decimals, for a column of a narrow table.
+
+    >>> _short(0.956), _short(123.4), _short(math.nan)
+    ('0.96', '123', '-')
+    """
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def show_registration(results: "RegistrationResults") -> None:

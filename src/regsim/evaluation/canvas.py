@@ -159,11 +159,6 @@ class Canvas:
             drawn.translation.copy_(torch.as_tensor(self.grid.matrix) @ shift)
         return drawn
 
-    def error(self, motion: Transform) -> float:
-        """The true error of a misalignment: mean length of the displacement over the foreground."""
-        with torch.no_grad():
-            return float(torch.linalg.vector_norm(motion(self.body) - self.body, dim=-1).mean())
-
     def fixed_values(self, look: Look) -> torch.Tensor:
         """The fixed image of a look, `(1, C, *shape)`."""
         key = ("fixed", look.noise_fixed)

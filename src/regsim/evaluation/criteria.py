@@ -77,6 +77,7 @@ def _statistics(costs: Sequence[Costs], subjects: Sequence[str], asked: Landscap
         "spearman": _pooled_spearman(costs, "ladder"),
         "spearman_within": _mean([spearman(*reversed(c.take("ladder")[1:])) for c in costs], subjects),
         "spearman_hidden": _pooled_spearman(costs, "hidden"),
+        "spearman_hidden_within": _mean([spearman(*reversed(c.take("hidden")[1:])) for c in costs], subjects),
     }
     for number, distance in enumerate(asked.distances):
         found[f"auc_{number}"] = _pooled_auc(costs, "distance", distance)
@@ -163,11 +164,11 @@ def _offset(costs: Costs, group: str) -> float:
 
 
 def balance(costs: Costs) -> float:
-    """(cost of 4 degrees - aligned) / (cost of shifts of equal true error - aligned); NaN where shifts cost nothing."""
+    """(cost of 4 degrees - aligned) / (cost of shifts of equal true error - aligned); 0 where shifts cost nothing."""
     aligned = costs.aligned()
     turned = float(costs.take("balance", "rotation")[2].mean()) - aligned
     shifted = float(costs.take("balance", "shift")[2].mean()) - aligned
-    return turned / shifted if shifted > 0 else float("nan")
+    return turned / shifted if shifted > 0 else 0.0
 
 
 def shift_curve(costs: Costs) -> tuple[Array, Array]:
@@ -185,13 +186,11 @@ def _shifts(costs: Costs) -> list[str]:
 
 
 def looks_like(costs: Costs, kind: str, amounts: Sequence[float]) -> float:
-    """The shift that costs as much as a nuisance (its mean over some amounts): 0 = none, the longest shift = at least that."""
+    """The shift that costs as much as a nuisance (mean over some amounts); 0 = none, the longest = at least that."""
     lengths, curve = shift_curve(costs)
     known, _, values = costs.take("nuisance", kind)
     rise = [float(values[np.isclose(known, amount)][0]) - costs.aligned() for amount in amounts]
-    if curve[-1] <= 0:
-        return float("nan")
-    return float(np.mean([np.interp(max(value, 0.0), curve, lengths) for value in rise]))
+    return float(np.mean([np.interp(value, curve, lengths) if value > 0 else 0.0 for value in rise]))
 
 
 def _asymmetry(costs: Costs) -> float:

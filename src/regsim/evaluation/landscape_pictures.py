@@ -10,7 +10,8 @@ from regsim.evaluation.criteria import Costs, PairTable, looks_like, shift_curve
 from regsim.evaluation.landscape_rows import CurveRow, NuisanceRow
 from regsim.evaluation.landscape_settings import LandscapeSettings
 from regsim.evaluation.measuring import Screen
-from regsim.evaluation.probes import Probe
+from regsim.evaluation.probes import Probe, mean_error
+from regsim.evaluation.surface import local_minima
 from regsim.metrics import AbstractMetric
 from regsim.transforms.linear import Rigid, Similarity
 
@@ -41,14 +42,12 @@ def _scaled(costs: Costs, values: Array) -> Array:
 
 
 def nuisances(tables: Sequence[PairTable], labels: Sequence[str]) -> list[NuisanceRow]:
-    """What each change of intensity looks like as a shift, averaged over the pairs that can tell; NaN where none can."""
+    """What each change of intensity looks like as a shift, averaged over the pairs."""
     rows = []
     known = [(p.kind, p.amount) for p in tables[0].probes if p.group == "nuisance"]
     for number, label in enumerate(labels):
         for kind, amount in known:
-            found = np.array([looks_like(table.of(number), kind, (amount,)) for table in tables])
-            told = found[np.isfinite(found)]
-            mean = float(told.mean()) if told.size else float("nan")
+            mean = float(np.mean([looks_like(table.of(number), kind, (amount,)) for table in tables]))
             rows.append(NuisanceRow(metric=label, kind=kind, amount=amount, looks_like=mean))
     return rows
 
@@ -66,6 +65,7 @@ def surface_arrays(tables: Sequence[PairTable], asked: LandscapeSettings) -> Pic
                 costs = with_surface.of(number).surface(group, steps)
                 if costs is not None:
                     found[f"{group}_{number}"] = costs[0]
+                    found[f"{group}_minima_{number}"] = np.array(local_minima(costs[0]), dtype=np.int64).reshape(-1, 2)
     found["ladder_errors"] = np.concatenate([table.of(0).take("ladder")[1] for table in tables])
     for number in range(len(tables[0].costs)):
         found[f"ladder_{number}"] = np.concatenate([table.of(number).take("ladder")[2] for table in tables])
@@ -77,7 +77,9 @@ def pictures(screen: Screen, tilt: Rigid, metrics: Sequence[AbstractMetric]) -> 
     """One slice of the images, aligned and misaligned (4 units and 4 degrees), and of the maps of the metrics that have one."""
     moved = _shown_motion(screen)
     aligned = Probe("picture", "aligned", 0.0, Similarity(screen.canvas.grid.ndim), tilt, 0.0)
-    misaligned = Probe("picture", "misaligned", SHOWN_SHIFT, moved, tilt, screen.canvas.error(moved), SHOWN_DEGREES)
+    misaligned = Probe(
+        "picture", "misaligned", SHOWN_SHIFT, moved, tilt, mean_error(moved, screen.canvas.body), SHOWN_DEGREES
+    )
     found: Pictures = {"misaligned_error": np.array(misaligned.error)}
     for name, probe in (("aligned", aligned), ("misaligned", misaligned)):
         shown = screen.show([probe])

@@ -97,8 +97,7 @@ def criteria(distances: tuple[float, ...] | list[float], hidden_distance: float,
 class LandscapeRow(Row):
     """One metric. `values` by criterion; `intervals`: 95 %, over subjects, where there were three or more.
 
-    A value that cannot be told is NaN (null in JSON): a balance without any response, memory where the system does not tell,
-    surfaces that were not asked for.
+    NaN (null in JSON) is memory where the system does not tell it; everything else has a stated value.
     """
 
     metric: str
@@ -179,7 +178,8 @@ class LandscapeResults(Row):
 class LandscapeArrays:
     """Arrays for the pictures, by name.
 
-    `surface_N`, `wide_N` `(rotations, shifts)` costs of metric number N (order of the rows), on `surface_shifts`,
+    `surface_N`, `wide_N` `(rotations, shifts)` costs of metric number N (order of the rows), `surface_minima_N`,
+    `wide_minima_N` `(count, 2)` their local minima (row, column), on `surface_shifts`,
     `surface_degrees`, `wide_shifts`, `wide_degrees`; `ladder_errors`, `ladder_N` costs; `fixed`, `aligned`, `misaligned`
     `(height, width)` in [0, 1], `shown` `(height, width)` mask; `map_aligned_N`, `map_misaligned_N` where the metric has a map.
     """

@@ -14,7 +14,9 @@ from regsim.transforms.dense import Composite, DisplacementField
 from regsim.transforms.linear import Rigid, Similarity
 
 KINDS = ("shift", "rotation", "rigid", "elastic")
+KINDS_IN_DISC = ("shift", "rigid", "elastic")
 CELLS = 4
+SIZING_STEPS = 4
 ELASTIC_LIMIT = 8.0
 AS_STORED = Look()
 
@@ -30,7 +32,7 @@ class Probe:
         amount: how much of it: unit, degrees, percent, sigma.
         motion: fixed points to moving points; the misalignment.
         tilt: what both images have in common.
-        error: true error, unit.
+        error: true error, unit: mean displacement over the body, or over what the disc shows of it.
         second: the other axis of a surface (degrees).
         look: how the images are shown.
         disc: all that is shown; None for everything.
@@ -105,33 +107,30 @@ class Drawing:
         """A new bend of a mean length."""
         return DisplacementField(self.bend() * amount, self.canvas.grid)
 
-    def of_error(self, kind: str, error: float) -> tuple[str, Transform]:
-        """A random misalignment of a kind with a true error; an elastic one above 8 units is completed by a shift."""
+    def of_error(self, kind: str, error: float, points: torch.Tensor) -> Transform:
+        """A random misalignment of a kind with a true error over some points; an elastic one is completed by a shift above 8."""
         way = torch.randn(self.canvas.grid.ndim, generator=self.generator)
         way = way / way.norm()
         if kind == "shift" or error == 0:
-            return kind, self.linear(way * error)
+            return self.linear(way * error)
+        if kind == "elastic":
+            bend, bent = self.bend(), min(error, ELASTIC_LIMIT)
+            size = bent / max(mean_error(DisplacementField(bend, self.canvas.grid), points), 0.2)
+            bending = DisplacementField(bend * size, self.canvas.grid)
+            if error <= ELASTIC_LIMIT:
+                return bending
+            return self._sized(lambda size: Composite([self.linear(way * size), bending]), error, points)
         axis = torch.randn(1 if self.canvas.grid.ndim == 2 else 3, generator=self.generator)
         axis = axis / axis.norm()
-        if kind == "rotation":
-            return kind, self._sized(lambda size: self.linear(None, axis * size), error)
-        if kind == "rigid":
-            share = 0.3 + 0.4 * float(torch.rand((), generator=self.generator))
-            turn = self.linear(None, axis)
-            degrees = share / max(self.canvas.error(turn), 1e-6)
-            return kind, self._sized(lambda size: self.linear(way * size * (1 - share), axis * degrees * size), error)
-        field_ = self.bend()
-        bent = min(error, ELASTIC_LIMIT)
-        if error <= ELASTIC_LIMIT:
-            return kind, DisplacementField(field_ * bent, self.canvas.grid)
-        bending = DisplacementField(field_ * bent, self.canvas.grid)
-        return kind, self._sized(lambda size: Composite([self.linear(way * size), bending]), error)
+        degrees = axis / max(mean_error(self.linear(None, axis), points), 1e-6)
+        share = 1.0 if kind == "rotation" else 0.3 + 0.4 * float(torch.rand((), generator=self.generator))
+        return self._sized(lambda size: self.linear(way * size * (1 - share), degrees * size * share), error, points)
 
-    def _sized(self, make: Callable[[float], Transform], error: float) -> Transform:
-        """The motion whose true error is `error`: three steps of proportion."""
+    def _sized(self, make: Callable[[float], Transform], error: float, points: torch.Tensor) -> Transform:
+        """The motion whose true error is `error`: steps of proportion."""
         size = error
-        for _ in range(4):
-            found = self.canvas.error(make(size))
+        for _ in range(SIZING_STEPS):
+            found = mean_error(make(size), points)
             size *= min(max(error / max(found, 1e-6), 0.2), 5.0)
         return make(size)
 
@@ -145,12 +144,9 @@ class Drawing:
         motion: Transform,
         look: Look = AS_STORED,
         second: float = 0.0,
-        tilt: Rigid | None = None,
-        disc: Disc | None = None,
     ) -> Probe:
-        """One probe; its true error is measured."""
-        error = self.canvas.error(motion)
-        return Probe(group, kind, amount, motion, tilt or self.tilt, error, second, look, disc)
+        """One probe at the tilt that most share; its true error is measured over the body."""
+        return Probe(group, kind, amount, motion, self.tilt, mean_error(motion, self.canvas.body), second, look)
 
     def surface(self, group: str, reach: float, degrees: float, steps: int) -> Iterator[Probe]:
         """Shift along x times rotation (about z)."""
@@ -205,7 +201,7 @@ class Drawing:
         degrees, ndim = self.settings.balance_degrees, self.canvas.grid.ndim
         yield self.probe("balance", "aligned", 0.0, self.still())
         for axis in range(3) if ndim == 3 else (2,):
-            equal = self.canvas.error(self.axis_turn(axis, degrees))
+            equal = mean_error(self.axis_turn(axis, degrees), self.canvas.body)
             for sign in (-1, 1):
                 yield self.probe("balance", "rotation", sign * degrees, self.axis_turn(axis, sign * degrees))
                 for along in range(ndim):
@@ -213,13 +209,16 @@ class Drawing:
 
     def ladder(self, group: str, errors: Sequence[float], discs: bool = False) -> Iterator[Probe]:
         """Random misalignments of given true errors, kinds in turn; each with its own tilt, and its own disc if asked."""
+        kinds = KINDS_IN_DISC if discs else KINDS
+        noise = self.settings.noise or (self.settings.identical_noise if self.canvas.identical else 0.0)
+        look = Look(noise_fixed=noise, noise_moving=noise)
         for number, error in enumerate(errors):
             disc = self._disc() if discs else None
-            kind, motion = self.of_error(KINDS[number % len(KINDS)], error)
-            noise = self.settings.noise or (self.settings.identical_noise if self.canvas.identical else 0.0)
-            look = Look(noise_fixed=noise, noise_moving=noise)
+            points = self.canvas.body if disc is None else self._within(disc)
+            kind = kinds[number % len(kinds)]
+            motion = self.of_error(kind, error, points)
             tilt = self.canvas.tilt(self.generator)
-            yield self.probe(group, kind, error, motion, look, tilt=tilt, disc=disc)
+            yield Probe(group, kind, error, motion, tilt, mean_error(motion, points), look=look, disc=disc)
 
     def errors(self, count: int) -> list[float]:
         """Uniform in 0 to the reach, one draw in each of `count` equal parts, shuffled."""
@@ -235,6 +234,12 @@ class Drawing:
         places = (depth >= needed).nonzero()
         chosen = places[int(torch.randint(len(places), (), generator=self.generator))]
         return Disc(self.canvas.grid.index_to_physical(chosen.flip(0).double()), radius)
+
+    def _within(self, disc: Disc) -> torch.Tensor:
+        """The body's points that a disc shows: what is hidden has no error that a metric could see."""
+        points = self.canvas.body
+        away = torch.linalg.vector_norm(points - disc.centre.to(points), dim=-1)
+        return points[away <= max(disc.radius, float(away.min()))]
 
     def near(self, with_surface: bool) -> list[Probe]:
         """All probes of a pair but those of the wide surface."""
@@ -254,7 +259,15 @@ class Drawing:
     def wide(self, with_surface: bool) -> list[Probe]:
         """The wide surface."""
         asked = self.settings
-        return list(self.surface("wide", asked.wide_shift, asked.wide_degrees, asked.wide_steps)) if with_surface else []
+        return (
+            list(self.surface("wide", asked.wide_shift, asked.wide_degrees, asked.wide_steps)) if with_surface else []
+        )
+
+
+def mean_error(motion: Transform, points: torch.Tensor) -> float:
+    """The true error of a misalignment: mean length of the displacement over some points."""
+    with torch.no_grad():
+        return float(torch.linalg.vector_norm(motion(points) - points, dim=-1).mean())
 
 
 def spread(reach: float, steps: int) -> list[float]:

@@ -123,7 +123,7 @@ def read_card(folder: Path) -> Card:
         text = stream.read(LARGEST_CARD + 1)
     if len(text) > LARGEST_CARD:
         raise InputError(f"'{path}': larger than any card ({LARGEST_CARD:,} bytes)")
-    values = _json(text, str(path))
+    values = _json(text, f"'{path}'")
     version = values.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise InputError(f"'{path}': a card of format {version}; this regsim reads format {FORMAT}: update regsim")

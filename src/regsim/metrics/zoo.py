@@ -1,10 +1,30 @@
-"""The names of the trained models that are bundled. None yet: the classical metrics need no weights."""
+"""The trained models that come with regsim, by name: folders beside this file."""
+
+from pathlib import Path
+
+from regsim.errors import unknown_name
+
+MODELS = Path(__file__).parent / "models"
 
 
 def bundled_models() -> list[str]:
     """Names, sorted.
 
-    >>> bundled_models()
-    []
+    >>> "siamregqc-brain-2d" in bundled_models()
+    True
     """
-    return []
+    return sorted(folder.name for folder in MODELS.iterdir() if (folder / "card.json").is_file()) if MODELS.is_dir() else []
+
+
+def model_folder(model: str | Path) -> Path:
+    """Where a model lies: a bundled one by its name, else a folder as it is.
+
+    Raises:
+        SettingsError: a plain word that is neither (the message lists the bundled ones).
+    """
+    if str(model) in bundled_models():
+        return MODELS / str(model)
+    place = Path(model)
+    if not place.exists() and place.name == str(model):
+        raise unknown_name("model", str(model), bundled_models())
+    return place

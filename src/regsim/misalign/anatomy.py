@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
+from pydantic import Field
 
 from regsim.errors import InputError
 from regsim.misalign.change import Drawn, Range, Share, UnitRange, happens, seeds, uniform, white_noise
@@ -12,12 +13,12 @@ from regsim.misalign.shapes import Shapes, random_shapes
 from regsim.misalign.smoothing import blurred, smooth_field
 from regsim.settings import Settings
 
-__all__ = ["Anatomies", "Painting", "Shapes", "anatomies", "consecutive", "one_sided", "paint", "random_shapes"]
+__all__ = ["Anatomies", "Painting", "Shapes", "anatomies", "consecutive", "paint", "random_shapes"]
 
 FEWEST_KNOTS = 4
 # Right and left ids of FreeSurfer's sided structures, in `brain_label_maps` too.
-RIGHT = (*range(41, 48), *range(49, 55), 58, 60, 62, 63, 137, 164)
-LEFT = (*range(2, 9), *range(10, 14), 17, 18, 26, 28, 30, 31, 136, 163)
+RIGHT = (*range(41, 48), *range(49, 55), 58, 60, 62, 63, 163, 164)
+LEFT = (*range(2, 9), *range(10, 14), 17, 18, 26, 28, 30, 31, 136, 137)
 FREESURFER_TWINS = tuple(zip(RIGHT, LEFT, strict=True))
 
 
@@ -54,7 +55,7 @@ class Painting(Settings):
     mean: UnitRange = (0.0, 1.0)
     spread: Range = (0.0, 0.06)
     texture: Range = (0.0, 0.12)
-    texture_size: float = 12.0
+    texture_size: Annotated[float, Field(gt=0)] = 12.0
     dark: UnitRange = (0.0, 0.04)
     background_probability: Share = 0.8
     twins: tuple[tuple[int, int], ...] = FREESURFER_TWINS
@@ -155,13 +156,6 @@ def consecutive(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels as 0, 1, 2 ... in the order of their ids, and the ids `(L,)`: `ids[new] == labels`."""
     ids = _ids(labels)
     return _places(labels, ids), ids
-
-
-def one_sided(labels: torch.Tensor, twins: Mapping[int, int]) -> torch.Tensor:
-    """Each id that `twins` names replaced by its twin, e.g. right by left, so that both are painted alike."""
-    place, ids = consecutive(labels)
-    merged = torch.tensor([twins.get(number, number) for number in ids.tolist()], device=labels.device)
-    return merged[place]
 
 
 def _ids(labels: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pydantic import Field
 from regsim.misalign.change import AppearanceChange, Drawn, Share, SingleChange, check_batch, happens, per_item
 from regsim.misalign.clusters import ClusterMixture
 from regsim.misalign.curves import BezierCurve, Gamma, IntensityMap, Inversion, SmoothCurve
-from regsim.misalign.degrade import BiasField, Blur, Downsampled, Noise
+from regsim.misalign.degrade import BiasField, Blur, Downsampled, Noise, Occlusion
 from regsim.misalign.shuffle_remap import ShuffleRemap
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "IntensityMap",
     "Inversion",
     "Noise",
+    "Occlusion",
     "OneOf",
     "ShuffleRemap",
     "SingleChange",
@@ -147,6 +148,7 @@ Appearance = Annotated[
     | Blur
     | BiasField
     | Downsampled
+    | Occlusion
     | Gamma
     | Inversion
     | BezierCurve

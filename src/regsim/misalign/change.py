@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from regsim.errors import InputError
 from regsim.settings import Settings
@@ -64,7 +64,6 @@ class SingleChange(AppearanceChange):
         probability: that an image is changed; `drawn["chosen"]` records which were.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     probability: Share = 1.0
 
     @abstractmethod
@@ -88,9 +87,13 @@ class SingleChange(AppearanceChange):
         places = drawn["chosen"].to(images.device).nonzero()[:, 0]
         if len(places) == 0:
             return images.clone()
-        own = {name: value.to(images.device)[places] for name, value in drawn.items()}
+        own = {name: _matched(value, images)[places] for name, value in drawn.items()}
         changed = self._changed(images[places], own).clamp(0, 1)
         return changed if len(places) == len(images) else images.index_copy(0, places, changed)
+
+
+def _matched(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    return values.to(images) if values.is_floating_point() else values.to(images.device)
 
 
 def check_batch(images: torch.Tensor) -> None:

@@ -126,7 +126,7 @@ class BezierCurve(IntensityMap):
         }
 
     def _mapped(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-        curve = bezier_table(drawn["points"].to(images.dtype))
+        curve = bezier_table(drawn["points"])
         return looked_up(images, torch.where(drawn["falling"][:, None], 1 - curve, curve))
 
 
@@ -156,7 +156,7 @@ class SmoothCurve(IntensityMap):
         }
 
     def _mapped(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-        curve = catmull_rom_table(drawn["values"].to(images.dtype), drawn["knots"])
+        curve = catmull_rom_table(drawn["values"], drawn["knots"])
         bottom, top = curve.amin(dim=1, keepdim=True), curve.amax(dim=1, keepdim=True)
         unit = (curve - bottom) / (top - bottom).clamp_min(1e-6)
         return looked_up(images, torch.lerp(drawn["low"][:, None], drawn["high"][:, None], unit))
@@ -181,7 +181,9 @@ def bezier_table(points: torch.Tensor) -> torch.Tensor:
     right = torch.searchsorted(x.contiguous(), wanted.contiguous()).clamp(1, STEPS)
     x0, x1, y0, y1 = x.gather(1, right - 1), x.gather(1, right), y.gather(1, right - 1), y.gather(1, right)
     share = ((wanted - x0) / (x1 - x0).clamp_min(1e-9)).clamp(0, 1)
-    return torch.lerp(y0, y1, share).clamp(0, 1)
+    curve = torch.lerp(y0, y1, share).clamp(0, 1)
+    curve[:, -1] = 1  # where the curve ends upright, rounding would stop below its end
+    return curve
 
 
 def catmull_rom_table(values: torch.Tensor, knots: torch.Tensor) -> torch.Tensor:

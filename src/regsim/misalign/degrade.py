@@ -1,4 +1,4 @@
-"""What scanners do to an image: noise, blur, uneven sensitivity, too few voxels."""
+"""What happens to an image on its way: noise, blur, uneven sensitivity, too few voxels, a part covered."""
 
 from typing import Literal, final
 
@@ -7,9 +7,11 @@ import torch
 from regsim.misalign.change import (
     Drawn,
     FactorRange,
+    PositiveRange,
     Range,
     Share,
     SingleChange,
+    UnitRange,
     happens,
     per_item,
     seeds,
@@ -99,7 +101,7 @@ class BiasField(SingleChange):
         }
 
     def _changed(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-        field = smooth_field(drawn["coarse"].to(images.dtype), images.shape[2:])
+        field = smooth_field(drawn["coarse"], images.shape[2:])
         field = field - field.flatten(1).mean(dim=1).reshape(per_item(drawn["strength"], images).shape)
         largest = field.flatten(1).abs().amax(dim=1).clamp_min(1e-6)
         lit = images * torch.exp(field * per_item(drawn["strength"] / largest, images))
@@ -130,7 +132,45 @@ class Downsampled(SingleChange):
         }
 
     def _changed(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-        factor, phase = drawn["factor"].to(images.dtype), drawn["phase"].to(images.dtype)
+        factor, phase = drawn["factor"], drawn["phase"]
         phase = torch.where(factor == 1, torch.zeros_like(phase), phase)
         sizes = images.shape[2:]
         return along_axes(images, [coarse_matrices(factor[:, i], phase[:, i], n) for i, n in enumerate(sizes)])
+
+
+@final
+class Occlusion(SingleChange):
+    """A smooth patch covered by one value: an implant, a tear, a lesion, what one contrast does not show.
+
+    The patch is an ellipsoid with bumps; its edge is soft over about a tenth of its radius.
+
+    Args:
+        size: range of the half axes, as a share of each side.
+        value: range of what covers the patch.
+        bumps: largest departure from an ellipsoid, as a share of its radius.
+    """
+
+    kind: Literal["occlusion"] = "occlusion"
+    size: PositiveRange = (0.05, 0.15)
+    value: UnitRange = (0.0, 1.0)
+    bumps: Share = 0.5
+
+    def _parameters(self, images: torch.Tensor, generator: torch.Generator) -> Drawn:
+        count, axes = len(images), images.ndim - 2
+        return {
+            "half": uniform((count, axes), self.size, generator),
+            "centre": torch.rand((count, axes), generator=generator),
+            "value": uniform(count, self.value, generator),
+            "coarse": self.bumps * (2 * torch.rand((count, 1, *[14] * axes), generator=generator) - 1),
+        }
+
+    def _changed(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+        square = smooth_field(drawn["coarse"], images.shape[2:])
+        for axis, length in enumerate(images.shape[2:]):
+            place = (torch.arange(length, dtype=images.dtype, device=images.device) + 0.5) / length
+            away = (place - drawn["centre"][:, axis, None]) / drawn["half"][:, axis, None]
+            square = square + away.square().reshape(
+                -1, 1, *[length if i == axis else 1 for i in range(images.ndim - 2)]
+            )
+        cover = ((1 - square) * 5 + 0.5).clamp(0, 1)
+        return torch.lerp(images, per_item(drawn["value"], images), cover)

@@ -169,6 +169,10 @@ class PairMaker:
             parameters=motion.parameters,
         )
 
+    def with_settings(self, settings: PairSettings) -> "PairMaker":
+        """The same subjects, other settings."""
+        return PairMaker(self.subjects, settings)
+
     def _canvases(self, chosen: torch.Tensor, generator: torch.Generator) -> _Canvas:
         """The batch's canvases, stacked; those to be painted are painted, twice each."""
         parts = [self._cut(int(index), generator) for index in chosen]
@@ -227,6 +231,19 @@ class PairMaker:
             return None
         place = where * (2 / ((self.canvas - 1) * self.settings.spacing))
         return F.grid_sample(canvas.float(), place, mode="nearest", align_corners=True).long()
+
+
+def joined(parts: Sequence[PairBatch]) -> PairBatch:
+    """Batches as one."""
+
+    def all_of(name: str) -> torch.Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    return PairBatch(
+        **{name: all_of(name) for name in ("fixed", "moving", "mask", "displacement", "error", "subject")},
+        labels=None if parts[0].labels is None else all_of("labels"),
+        parameters={name: torch.cat([part.parameters[name] for part in parts]) for name in parts[0].parameters},
+    )
 
 
 def draw_window(

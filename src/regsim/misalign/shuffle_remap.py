@@ -48,7 +48,7 @@ class ShuffleRemap(IntensityMap):
         }
 
     def _mapped(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-        values, edges = images.flatten(1), drawn["edges"].to(images.dtype)
+        values, edges = images.flatten(1), drawn["edges"]
         segment = segment_of(values, edges)
         width, target = edges.diff(dim=1), drawn["permutation"]
         backward = drawn["reversed"]

@@ -29,7 +29,7 @@ def blur_matrices(sigma: torch.Tensor, length: int) -> torch.Tensor:
     kernel = torch.exp(-away.clamp_max(FARTHEST))
     total = F.pad(kernel.cumsum(dim=1), (1, 0))
     sums = total[:, length:] - total[:, :length]
-    return kernel.unfold(1, length, 1).flip(1).div_(sums.flip(1)[..., None])
+    return kernel.unfold(1, length, 1).flip(1).div_(sums[..., None])
 
 
 def coarse_matrices(factor: torch.Tensor, phase: torch.Tensor, length: int) -> torch.Tensor:
@@ -56,7 +56,6 @@ def coarse_matrices(factor: torch.Tensor, phase: torch.Tensor, length: int) -> t
 
 def blurred(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Gaussian blur of `(N, C, *spatial)`; `sigma` `(N,)`, or `(N, axes)` in the order of the array's axes."""
-    sigma = sigma.to(images.dtype)
     sigma = sigma[:, None] if sigma.ndim == 1 else sigma
     if bool((sigma == sigma[:, :1]).all()):
         made = {length: blur_matrices(sigma[:, 0], length) for length in set(images.shape[2:])}

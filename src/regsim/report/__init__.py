@@ -1,5 +1,19 @@
 """Pages that a person looks at. Reads results folders only, computes nothing."""
 
+from pathlib import Path
+
+from regsim.report.landscape_page import RESULTS_NAME, render_landscape_page, write_landscape_page
 from regsim.report.page import render_registration_page, write_registration_page
 
-__all__ = ["render_registration_page", "write_registration_page"]
+__all__ = [
+    "render_landscape_page",
+    "render_registration_page",
+    "write_landscape_page",
+    "write_page",
+    "write_registration_page",
+]
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page of a results folder, whatever made it."""
+    return (write_landscape_page if (folder / RESULTS_NAME).is_file() else write_registration_page)(folder)

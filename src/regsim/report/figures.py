@@ -76,7 +76,7 @@ def convergence(steps: list[StepRow], levels: list[LevelRow], unit: str, theme: 
         rows[1, 0].set_ylabel("penalty", color=theme.ink)
     _label_levels(rows[0, 0], parts, levels, unit, theme)
     rows[-1, 0].set_xlabel("step of the optimiser, all levels in order", color=theme.ink)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def warped_grid(grid: Array, background: Array, lines: int = 22) -> bytes:
@@ -92,7 +92,7 @@ def warped_grid(grid: Array, background: Array, lines: int = 22) -> bytes:
         ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
         if len(ticks) and min(coordinate.shape) > 1:
             axes.contour(coordinate, levels=ticks, colors=colour, linewidths=0.9)
-    return _png(figure)
+    return as_png(figure)
 
 
 def jacobian_limit(stacks: list[Array]) -> float:
@@ -118,7 +118,7 @@ def jacobian_map(jacobian: Array, fixed: Array, limit: float) -> bytes:
     anatomy = _finite(fixed)
     if min(anatomy.shape) > 1 and np.ptp(anatomy) > 0:
         axes.contour(anatomy, levels=[0.25 * float(np.max(anatomy))], colors="#444444", linewidths=0.5)
-    return _png(figure)
+    return as_png(figure)
 
 
 def jacobian_scale(limit: float) -> tuple[list[str], list[float]]:
@@ -202,14 +202,15 @@ def _panel(shape: tuple[int, ...]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """A figure as PNG."""
     stream = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(stream, format="png")
     return stream.getvalue()
 
 
-def _svg(figure: Figure) -> bytes:
+def as_svg(figure: Figure) -> bytes:
     """The same bytes for the same figure: no date, no random names."""
     stream = io.BytesIO()
     figure.set_facecolor("none")

@@ -34,8 +34,8 @@ def write_registration_page(folder: Path, target: Path | None = None) -> Path:
     """
     results = read_results(folder / "results.json")
     notes: list[str] = []
-    provenance = _optional(folder / "run.json", _read_provenance, notes)
-    views = _optional(folder / "views.npz", _read_views, notes)
+    provenance = optional(folder / "run.json", read_provenance, notes)
+    views = optional(folder / "views.npz", _read_views, notes)
     results = results.model_copy(update={"notes": [*results.notes, *notes]})
     page = render_registration_page(results, provenance, views)
     target = folder / PAGE_NAME if target is None else target
@@ -52,7 +52,7 @@ def read_results(path: Path) -> RegistrationResults:
     try:
         return RegistrationResults.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise InputError(f"{path}: not the results of a registration: {_first_mistake(error)}") from error
+        raise InputError(f"{path}: not the results of a registration: {first_mistake(error)}") from error
 
 
 def render_registration_page(
@@ -61,7 +61,7 @@ def render_registration_page(
     """The whole page as text. Without `views` it has no pictures, without `provenance` no versions and inputs."""
     views = Views([], {}) if views is None else views
     planes = _planes(results, views)
-    return _environment().get_template("registration.html.j2").render(
+    return environment().get_template("registration.html.j2").render(
         results=results,
         provenance=provenance,
         planes=planes,
@@ -71,9 +71,9 @@ def render_registration_page(
         convergence=_convergence(results),
         jacobian=_jacobian(views),
         grids=_grids(views),
-        style=Markup(_asset("style.css")),  # ours, not a user's
-        script=Markup(_asset("viewer.js")),
-        script_hash=base64.b64encode(hashlib.sha256(_asset("viewer.js").encode()).digest()).decode(),
+        style=Markup(asset("style.css")),  # ours, not a user's
+        script=Markup(asset("viewer.js")),
+        script_hash=script_hash(asset("viewer.js")),
     )  # fmt: skip
 
 
@@ -127,8 +127,13 @@ def _grids(views: Views) -> list[dict[str, object]]:
     return made
 
 
+def script_hash(script: str) -> str:
+    """What lets a browser run this script and no other."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Templates that escape everything and refuse unknown names."""
     loader = PackageLoader("regsim.report")
     environment = Environment(
@@ -145,33 +150,40 @@ def _environment() -> Environment:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file beside the templates."""
     return files("regsim.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _optional(path: Path, read: Callable[[Path], Content], notes: list[str]) -> Content | None:
+def optional(path: Path, read: Callable[[Path], Content], notes: list[str]) -> Content | None:
     """Read a file that the page can do without; one that is there but broken leaves a note."""
     if not path.is_file():
         return None
     try:
         return read(path)
     except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-        what = _first_mistake(error) if isinstance(error, ValidationError) else type(error).__name__
+        what = first_mistake(error) if isinstance(error, ValidationError) else type(error).__name__
         notes.append(f"{path.name} could not be read ({what}); the page leaves out what it holds.")
         return None
 
 
-def _read_provenance(path: Path) -> Provenance:
+def read_provenance(path: Path) -> Provenance:
+    """Read `run.json`."""
     return Provenance.model_validate_json(path.read_bytes())
 
 
 def _read_views(path: Path) -> Views:
-    """Checked first, because numpy leaves a truncated archive open."""
-    if not is_zipfile(path):
-        raise BadZipFile(f"{path.name} is cut short")
+    check_archive(path)
     return Views.load(path)
 
 
-def _first_mistake(error: ValidationError) -> str:
+def check_archive(path: Path) -> None:
+    """Refuse a truncated archive, because numpy leaves one open."""
+    if not is_zipfile(path):
+        raise BadZipFile(f"{path.name} is cut short")
+
+
+def first_mistake(error: ValidationError) -> str:
+    """What was wrong first, and where."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"

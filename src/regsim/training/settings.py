@@ -40,7 +40,7 @@ class StageSettings(Settings):
 
 
 class TrainerSettings(Settings):
-    """One run. None of these but `seed` and `amp` changes what is learnt.
+    """One run. `seed`, `amp` and `channels_last` belong to what is learnt; the others may change when a run is resumed.
 
     `amp`: mixed precision, "no" everywhere unless asked for; fp16 needs a GPU. `checkpoint_every`: seconds between
     training states; a killed run repeats at most that much. `fast_memory`: see `training.memory`.

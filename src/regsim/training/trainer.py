@@ -304,9 +304,8 @@ def _fingerprint(network: nn.Module, stages: Sequence[Stage], settings: TrainerS
     """What must be the same for a state to be this run's: whatever changes what is learnt."""
     shapes = {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in network.state_dict().items()}
     parts = [stage.settings.model_dump(mode="json") for stage in stages]
-    return fingerprint(
-        {"stages": parts, "seed": settings.seed, "amp": settings.amp, "network": shapes, "recipe": recipe}
-    )
+    run = settings.model_dump(include={"seed", "amp", "channels_last"})  # dropout's draws follow the memory's order
+    return fingerprint({"stages": parts, **run, "network": shapes, "recipe": recipe})
 
 
 def _check_stages(stages: Sequence[Stage]) -> None:

@@ -1,0 +1,146 @@
+"""Network bodies that learned metrics share: convolution blocks, encoders, decoders, for pictures and volumes."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from regsim.settings import Settings
+
+Normalisation = Literal["none", "group"]
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+LARGEST_WIDTH = 1024
+TINY = 1e-3
+SMALLEST_VARIANCE = 1e-20
+
+
+class EncoderSettings(Settings):
+    """An encoder of blocks, each halving the resolution.
+
+    Args:
+        dims: 2 for pictures, 3 for volumes.
+        stem: side of the voxel blocks that are rearranged into channels first (1 = none): cheaper, nothing is lost.
+        channels: of each block.
+        normalisation: "group" is `GroupNorm(C, C)`: each channel of each item by itself.
+        signed: the last block ends without ReLU, so that features can point anywhere.
+    """
+
+    dims: Literal[2, 3] = 2
+    stem: Literal[1, 2, 4] = 1
+    channels: tuple[int, ...] = Field(default=(128, 64, 32, 16), min_length=1, max_length=8)
+    normalisation: Normalisation = "none"
+    signed: bool = False
+
+    @property
+    def stride(self) -> int:
+        """Voxels for one cell of the last block's output."""
+        return int(self.stem * 2 ** len(self.channels))
+
+    def model_post_init(self, _context: object) -> None:
+        """Widths that no model has would only fill the memory."""
+        if not all(1 <= width <= LARGEST_WIDTH for width in self.channels):
+            raise ValueError(f"channels: expected widths from 1 to {LARGEST_WIDTH}, got {self.channels}")
+
+
+class Encoder(nn.Module):
+    """`forward(image) -> features of each block`, finest first: before the block's pooling, and the last one pooled.
+
+    A block is a convolution of 3 voxels a side, the normalisation, ReLU, and the maximum over 2 voxels a side.
+    """
+
+    def __init__(self, settings: EncoderSettings):
+        super().__init__()
+        self.settings = settings
+        widths = (settings.stem**settings.dims, *settings.channels)
+        last = len(settings.channels) - 1
+        self.blocks = nn.ModuleList(
+            _block(widths[place], widths[place + 1], settings, settings.signed and place == last)
+            for place in range(len(settings.channels))
+        )
+        self.pool = nn.MaxPool2d(2) if settings.dims == 2 else nn.MaxPool3d(2)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """`(N, 1, *spatial)` to one tensor a block and the pooled last one."""
+        features = in_blocks(image, self.settings.stem).contiguous(memory_format=CHANNELS_LAST[image.ndim])
+        found = []
+        for block in self.blocks:
+            found.append(block(features))
+            features = self.pool(found[-1])
+        return [*found, features]
+
+
+class Decoder(nn.Module):
+    """The encoder mirrored: from its last features back to one image, for autoencoding."""
+
+    def __init__(self, settings: EncoderSettings):
+        super().__init__()
+        self.settings = settings
+        widths = tuple(reversed(settings.channels))
+        self.blocks = nn.ModuleList(
+            _block(width, widths[min(place + 1, len(widths) - 1)], settings, False) for place, width in enumerate(widths)
+        )
+        convolve = nn.Conv2d if settings.dims == 2 else nn.Conv3d
+        self.last = convolve(widths[-1], 1, 3, padding=1)
+
+    def forward(self, features: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """`(N, C, *cells)` to `(N, 1, *shape)`."""
+        for block in self.blocks:
+            features = block(F.interpolate(features, scale_factor=2, mode="nearest"))
+        mode = "bilinear" if features.ndim == 4 else "trilinear"
+        if tuple(features.shape[2:]) != tuple(shape):
+            features = F.interpolate(features, size=tuple(shape), mode=mode, align_corners=False)
+        image: torch.Tensor = self.last(features)
+        return image
+
+
+def _block(inside: int, outside: int, settings: EncoderSettings, signed: bool) -> nn.Sequential:
+    convolve = nn.Conv2d if settings.dims == 2 else nn.Conv3d
+    parts: list[nn.Module] = [convolve(inside, outside, 3, padding=1)]
+    if settings.normalisation == "group":
+        parts.append(nn.GroupNorm(outside, outside))
+    if not signed:
+        parts.append(nn.ReLU())
+    return nn.Sequential(*parts)
+
+
+def in_blocks(image: torch.Tensor, side: int) -> torch.Tensor:
+    """Blocks of `side` voxels a side as channels: `(N, 1, *spatial)` to `(N, side^d, *spatial / side)`."""
+    if side == 1:
+        return image
+    count, shape = image.shape[0], image.shape[2:]
+    split = [part for n in shape for part in (n // side, side)]
+    blocks = image.reshape(count, *split)
+    dims = len(shape)
+    order = (0, *(2 * axis + 2 for axis in range(dims)), *(2 * axis + 1 for axis in range(dims)))
+    return blocks.permute(order).reshape(count, side**dims, *(n // side for n in shape))
+
+
+def standardised(image: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over the weights, 0 where they are 0; a constant image becomes 0 everywhere."""
+    axes = tuple(range(1, image.ndim))
+    if weights is None:
+        weights = torch.ones_like(image)
+    total = weights.sum(dim=axes, keepdim=True).clamp_min(TINY)
+    centred = image - (image * weights).sum(dim=axes, keepdim=True) / total
+    variance = (centred.square() * weights).sum(dim=axes, keepdim=True) / total
+    spread = image.abs().amax(dim=axes, keepdim=True).detach().square() * 1e-8
+    scaled = centred / (variance + spread).clamp_min(SMALLEST_VARIANCE).sqrt()
+    return torch.where(weights > 0, scaled, torch.zeros_like(scaled))
+
+
+def padded(image: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Zeros behind every axis up to a multiple."""
+    margins: list[int] = []
+    for n in image.shape[2:]:
+        margins = [0, -n % multiple, *margins]
+    return F.pad(image, margins) if any(margins) else image
+
+
+def pooled(weights: torch.Tensor, shape: Sequence[int], multiple: int) -> torch.Tensor:
+    """Weights on a grid of cells of `multiple` voxels: their mean in each cell."""
+    average = F.adaptive_avg_pool2d if weights.ndim == 4 else F.adaptive_avg_pool3d
+    cells: torch.Tensor = average(padded(weights, multiple), tuple(shape))
+    return cells

@@ -1,0 +1,149 @@
+"""The Siamese network of SiamRegQC: one encoder for both images, and what compares its features."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from regsim.metrics.networks import Decoder, Encoder, EncoderSettings, padded, pooled, standardised
+from regsim.settings import Settings
+
+Head = Literal["dense", "local"]
+Comparison = Literal["concatenation", "difference", "interaction"]
+PARTS = {"concatenation": 2, "difference": 1, "interaction": 3}
+CONFIDENCE = 5.0
+
+
+class SiameseSettings(Settings):
+    """The network of SiamRegQC and its variants.
+
+    Args:
+        encoder: see `EncoderSettings`.
+        comparison: what the head sees of the two feature maps a and b: both side by side (as published), `|a - b|`, or
+            `|a - b|`, `a b` and `a + b`.
+        head: "dense": layers over all cells of a fixed grid (as published); "local": convolutions that give every cell an
+            error and a weight, averaged over the mask: any image size.
+        hidden: widths of the head's inner layers.
+        grid: cells a side that the dense head sees.
+        standardise: bring each image to mean 0 and deviation 1 first.
+        centre: subtract each channel's mean over the cells before the cosine (ReLU features are else nearly collinear).
+        value: "cosine": `1 - cos` of the two feature maps (as published); "error": the head's misalignment.
+    """
+
+    encoder: EncoderSettings = EncoderSettings()
+    comparison: Comparison = "difference"
+    head: Head = "dense"
+    hidden: tuple[int, ...] = Field(default=(1024, 256), max_length=4)
+    grid: int = Field(default=8, ge=1, le=64)
+    standardise: bool = False
+    centre: bool = False
+    value: Literal["cosine", "error"] = "cosine"
+
+
+class SiameseFeatures:
+    """What one image is to the network: the features of each block, the pooled last ones, and the image's weights."""
+
+    def __init__(self, blocks: list[torch.Tensor], shape: torch.Size):
+        self.blocks = blocks
+        self.shape = shape
+
+    @property
+    def latent(self) -> torch.Tensor:
+        """`(N, C, *cells)`, the last block's features after pooling."""
+        return self.blocks[-1]
+
+
+class SiameseNetwork(nn.Module):
+    """Encoder, head, and the decoder that the first training step needs.
+
+    The head answers two questions with one body: `logits` (0 aligned, 1 misaligned) for the dense head, and for the local
+    head an error in each cell, as log(1 + error).
+    """
+
+    def __init__(self, settings: SiameseSettings):
+        super().__init__()
+        self.settings = settings
+        self.encoder = Encoder(settings.encoder)
+        width = PARTS[settings.comparison] * settings.encoder.channels[-1]
+        dims = settings.encoder.dims
+        self.head = _dense(width * settings.grid**dims, settings) if settings.head == "dense" else _local(width, settings)
+
+    def features(self, image: torch.Tensor, weights: torch.Tensor | None) -> SiameseFeatures:
+        """Encode `(N, 1, *spatial)`; images whose sides are no multiple of the stride are padded with zeros."""
+        seen = standardised(image, weights) if self.settings.standardise else image
+        return SiameseFeatures(self.encoder(padded(seen, self.settings.encoder.stride)), image.shape[2:])
+
+    def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """What the head sees of two latents."""
+        if self.settings.comparison == "concatenation":
+            return torch.cat([first, second], dim=1)
+        if self.settings.comparison == "difference":
+            return (first - second).abs()
+        return torch.cat([(first - second).abs(), first * second, first + second], dim=1)
+
+    def logits(self, first: SiameseFeatures, second: SiameseFeatures) -> torch.Tensor:
+        """`(N, 2)`: aligned, misaligned; the dense head."""
+        seen = self.compare(first.latent, second.latent)
+        average = F.adaptive_avg_pool2d if seen.ndim == 4 else F.adaptive_avg_pool3d
+        answer: torch.Tensor = self.head(average(seen, self.settings.grid).flatten(1))
+        return answer
+
+    def local(self, first: SiameseFeatures, second: SiameseFeatures) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(N, 1, *cells)` each: log(1 + error) of every cell, and how much it says; the local head."""
+        answer = self.head(self.compare(first.latent, second.latent))
+        return F.softplus(answer[:, :1]), torch.exp(CONFIDENCE * torch.tanh(answer[:, 1:] / CONFIDENCE))
+
+    def pooled_error(
+        self, first: SiameseFeatures, second: SiameseFeatures, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mean of log(1 + error) over weights `(N, 1, *spatial)`: `(N,)`, the cells' errors and their mask weights."""
+        error, confidence = self.local(first, second)
+        cells = pooled(weights, error.shape[2:], self.settings.encoder.stride)
+        together = confidence * cells
+        total = together.flatten(1).sum(dim=1)
+        mean = (error * together).flatten(1).sum(dim=1) / total.clamp_min(torch.finfo(total.dtype).tiny)
+        return mean, error, cells
+
+    def cosine(
+        self, first: SiameseFeatures, second: SiameseFeatures, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The cosine of the two flattened latents, `(N,)`; cells count by the share of their voxels in the mask."""
+        a, b = first.latent, second.latent
+        share = torch.ones_like(a[:, :1]) if weights is None else pooled(weights, a.shape[2:], self.settings.encoder.stride)
+        if self.settings.centre:
+            a, b = (each - _mean(each, share) for each in (a, b))
+        a, b = ((each * share.sqrt()).flatten(1) for each in (a, b))
+        lengths = (a.square().sum(dim=1) * b.square().sum(dim=1)).clamp_min(torch.finfo(a.dtype).tiny).sqrt()
+        flat = (a.square().sum(dim=1) == 0) & (b.square().sum(dim=1) == 0)
+        return torch.where(flat, torch.ones_like(lengths), (a * b).sum(dim=1) / lengths)
+
+    def decoder(self) -> Decoder:
+        """A fresh decoder for autoencoding; it is no part of the stored model."""
+        return Decoder(self.settings.encoder)
+
+
+def _mean(features: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    axes = tuple(range(2, features.ndim))
+    total = share.sum(dim=axes, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+    return (features * share).sum(dim=axes, keepdim=True) / total
+
+
+def _dense(width: int, settings: SiameseSettings) -> nn.Sequential:
+    """Layers with ReLU between them, two outputs; no softmax: the cross-entropy has it."""
+    parts: list[nn.Module] = []
+    for hidden in settings.hidden:
+        parts += [nn.Linear(width, hidden), nn.ReLU()]
+        width = hidden
+    return nn.Sequential(*parts, nn.Linear(width, 2))
+
+
+def _local(width: int, settings: SiameseSettings) -> nn.Sequential:
+    """Convolutions over 3 cells a side with ReLU between them, two outputs a cell."""
+    convolve = nn.Conv2d if settings.encoder.dims == 2 else nn.Conv3d
+    parts: list[nn.Module] = []
+    for hidden in settings.hidden:
+        parts += [convolve(width, hidden, 3, padding=1), nn.ReLU()]
+        width = hidden
+    return nn.Sequential(*parts, convolve(width, 2, 1))

@@ -1,0 +1,129 @@
+"""The page of a trained model: its folder in, one HTML file out that opens without a network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from regsim.errors import InputError
+from regsim.evaluation.training_rows import AUDIT, CARD, CHECK, CURVES, AuditRows, ModelCard, StageCurves, read_curves
+from regsim.output import write_text
+from regsim.report import figures, page, pictures, training_figures, wording
+
+
+def write_training_page(folder: Path, target: Path | None = None) -> Path:
+    """Write the page of one model folder and return where it lies.
+
+    Args:
+        folder: holds `card.json`; `curves.csv` and `audit.json` where the training left them.
+        target: the page to write; `report.html` in the folder unless given.
+
+    Raises:
+        InputError: `card.json` is missing or is not a model's card.
+    """
+    card = _read_card(folder / CARD)
+    notes: list[str] = []
+    stages = page.optional(folder / CURVES, read_curves, notes) or []
+    audit = page.optional(folder / AUDIT, _read_audit, notes)
+    card = card.model_copy(update={"notes": (*card.notes, *notes)})
+    target = folder / page.PAGE_NAME if target is None else target
+    write_text(target, render_training_page(card, stages, audit))
+    return target
+
+
+def render_training_page(card: ModelCard, stages: list[StageCurves], audit: AuditRows | None) -> str:
+    """The whole page as text. Without `stages` it has no curves, without `audit` it says so."""
+    return page.environment().get_template("training.html.j2").render(
+        card=card,
+        tiles=_tiles(card, stages, audit),
+        figures=[(name.replace("_", " "), _figure(value)) for name, value in card.figures.items()],
+        parts=[("training", card.subjects.train), ("validation", card.subjects.validation), ("test", card.subjects.test)],
+        stages=[_stage(card, stages, number) for number in range(len(stages))],
+        audit=audit,
+        groups={"Network": _flat(card.network), "Recipe": _flat(card.settings), "Versions": _flat(card.versions)},
+        style=Markup(page.asset("style.css")),  # ours, not a user's
+        script="",
+        script_hash=page.script_hash(""),
+    )  # fmt: skip
+
+
+def _read_card(path: Path) -> ModelCard:
+    if not path.is_file():
+        raise InputError(f"{path}: expected the card of a model, found no such file; run `regsim train` first")
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path}: not the card of a model: {page.first_mistake(error)}") from error
+
+
+def _read_audit(path: Path) -> AuditRows:
+    return AuditRows.model_validate_json(path.read_bytes())
+
+
+def _tiles(card: ModelCard, stages: list[StageCurves], audit: AuditRows | None) -> list[wording.Tile]:
+    """The first figures on unseen subjects, then the size and the effort."""
+    tiles = [
+        wording.Tile(name.replace("_", " "), _figure(value), "unseen subjects")
+        for name, value in [*card.figures.items()][:3]
+    ]
+    if audit is not None:
+        tone: wording.Tone = "better" if audit.passed else "worse"
+        tiles.append(wording.Tile("Audit of the pairs", "passed" if audit.passed else "failed", "", tone))
+    tiles.append(wording.Tile("Weights", f"{card.weights:,}", f"in {len(card.tensors)} tensors"))
+    if stages:
+        steps = sum(int(stage.columns["step"][-1]) for stage in stages)
+        tiles.append(wording.Tile("Training", wording.duration(stages[-1].columns["seconds"][-1]), f"{steps:,} steps"))
+    return tiles
+
+
+def _stage(card: ModelCard, stages: list[StageCurves], number: int) -> dict[str, Any]:
+    """Name, plots and facts of one stage."""
+    stage, decides = stages[number], _decides(card, number)
+    themes = {"light": figures.LIGHT, "dark": figures.DARK}
+    plots = {
+        name: pictures.data_uri(training_figures.stage_curves(stage, decides, theme), "svg+xml")
+        for name, theme in themes.items()
+    }
+    begun = stages[number - 1].columns["seconds"][-1] if number else 0.0
+    return {
+        "name": stage.name,
+        "plots": plots,
+        "steps": int(stage.columns["step"][-1]),
+        "seconds": stage.columns["seconds"][-1] - begun,
+        "first": stage.columns["loss"][0],
+        "last": stage.columns["loss"][-1],
+        "checks": [name.removeprefix(CHECK).replace("_", " ") for name in stage.checks],
+        "decides": decides.replace("_", " "),
+    }
+
+
+def _decides(card: ModelCard, number: int) -> str:
+    """The figure that chose a stage's weights, if the recipe on the card tells."""
+    told = card.settings.get("stages")
+    stage = told[number] if isinstance(told, list) and number < len(told) else None
+    name = stage.get("decides") if isinstance(stage, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _figure(value: float | str | tuple[float, ...]) -> str:
+    """A number; two numbers are an interval."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, tuple):
+        return (" to " if len(value) == 2 else ", ").join(wording.number(one) for one in value)
+    return wording.number(value)
+
+
+def _flat(values: dict[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Nested settings as lines of a table."""
+    lines: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            value = {str(number): item for number, item in enumerate(value, start=1)}
+        if isinstance(value, dict):
+            lines += _flat(value, f"{above}{name}.")
+        else:
+            lines.append((above + name, value if isinstance(value, str) else json.dumps(value)))
+    return lines
