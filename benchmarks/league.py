@@ -1,6 +1,6 @@
 """The league of all metrics on real images: `python -m benchmarks.league [--quick] [-m NAME ...] [-o DIR]`.
 
-Sets: t1 (axial T1 slices 3 mm apart, 19 subjects), t1_t2 and t1_flair (one slice in two contrasts). It writes a results folder
+Sets: t1 (T1 slices 3 mm apart, 19 subjects), t1_t2 and t1_flair (one slice in two contrasts). It writes a results folder
 a set and, unless `--quick` or `-m` was given, the tables between the markers of docs/metrics.md.
 
 From Python, to judge a metric object of your own:
@@ -49,7 +49,7 @@ LEAST_SHARE = 0.12
 
 
 def axial(volume: Image, index: int) -> Image:
-    """One axial slice as an image in mm."""
+    """One slice across the third axis as an image in mm."""
     grid = Grid.of(volume.grid.shape[1:], volume.grid.spacing[:2])
     return Image(volume.data[:, index].clone(), grid, name=f"{volume.name} z{index}")
 
@@ -67,7 +67,7 @@ def positions(volume: Image, slices: int, apart: int) -> list[int]:
 def t1_neighbour_pairs(
     slices: int = 3, apart: float = 3.0, subjects: Sequence[str] | None = None
 ) -> list[LandscapePair]:
-    """Axial T1 slices `apart` mm from each other: one anatomy, never the same image. 3 whole brains, 16 slabs.
+    """T1 slices (across the third axis) `apart` mm from each other: one anatomy, never one image. 3 whole brains, 16 slabs.
 
     Args:
         slices: pairs a subject, at most.
@@ -89,7 +89,7 @@ def t1_neighbour_pairs(
 
 
 def contrast_pairs(contrast: str, slices: int = 3, subjects: Sequence[str] | None = None) -> list[LandscapePair]:
-    """The same axial slice in T1 and another contrast ("t2" or "flair"), aligned by whoever gave it."""
+    """The same slice in T1 and another contrast ("t2" or "flair"), aligned by whoever gave it."""
     found = sorted(_data().glob(f"brain_t1t2_mni/*_{contrast}.nii.gz"))
     if contrast == "flair":
         found += sorted(_data().glob("brain_t1_flair_labels/*_flair.nii.gz"))

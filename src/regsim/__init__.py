@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regsim.errors import RegsimError as RegsimError
+    from regsim.evaluation.landscape import LandscapePair as LandscapePair
+    from regsim.evaluation.landscape import LandscapeSettings as LandscapeSettings
+    from regsim.evaluation.landscape import landscape as landscape
     from regsim.evaluation.scoring import score as score
     from regsim.images import Grid as Grid
     from regsim.images import Image as Image
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from regsim.images import write_image as write_image
     from regsim.metrics import AbstractMetric as AbstractMetric
     from regsim.metrics import load_metric as load_metric
+    from regsim.metrics.foreign import Foreign as Foreign
     from regsim.registration import Registration as Registration
     from regsim.registration import register as register
     from regsim.transforms import Transform as Transform
@@ -27,9 +31,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {
     "regsim.errors": ("RegsimError",),
+    "regsim.evaluation.landscape": ("LandscapePair", "LandscapeSettings", "landscape"),
     "regsim.evaluation.scoring": ("score",),
     "regsim.images": ("Grid", "Image", "read_image", "write_image"),
     "regsim.metrics": ("AbstractMetric", "load_metric"),
+    "regsim.metrics.foreign": ("Foreign",),
     "regsim.registration": ("Registration", "register"),
     "regsim.transforms": ("Transform", "read_transform", "warp", "write_transform"),
 }

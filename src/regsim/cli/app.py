@@ -13,8 +13,9 @@ from regsim.cli.models import models
 from regsim.cli.register import register
 from regsim.cli.report import report
 from regsim.cli.score import score
+from regsim.cli.train import train
 from regsim.cli.warp import warp
-from regsim.errors import RegistrationError, RegsimError
+from regsim.errors import RegistrationError, RegsimError, TrainingError
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 NO_MEMORY = "out of memory; try --finest with a larger spacing, or --device cpu"
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, score, register, warp, landscape, models, report):
+for command in (demo, score, register, warp, train, landscape, models, report):
     app.command()(command)
 
 
@@ -51,7 +52,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, prog_name="regsim", standalone_mode=False)
         sys.stdout.flush()
-    except RegistrationError as problem:
+    except (RegistrationError, TrainingError) as problem:
         return _fail(problem, FAILURE)
     except (RegsimError, typer.TyperException) as problem:
         return _fail(problem, BAD_INPUT)

@@ -5,23 +5,24 @@ from typing import Annotated
 import typer
 
 from regsim.cli.options import Json, write_json
-from regsim.cli.tables import say
-from regsim.errors import SettingsError
+from regsim.cli.tables import show_card, show_models
+from regsim.errors import unknown_name
 
 
 def models(
     name: Annotated[str | None, typer.Argument(help="Show one model's card.")] = None,
     json: Json = None,
 ) -> None:
-    """List the trained models that come with regsim."""
-    from regsim.metrics.zoo import bundled_models
+    """List the trained models that come with regsim, or show one's card."""
+    from regsim.metrics.checkpoint import read_card
+    from regsim.metrics.zoo import bundled_models, model_folder
 
     known = bundled_models()
     if name is not None and name not in known:
-        listed = ", ".join(known) or "none yet; classical metrics (regsim score) need no model"
-        raise SettingsError(f"unknown model '{name}'. Known: {listed}")
-    if json != "-" and not known:
-        say("No trained models are bundled yet. Classical metrics (regsim score) need none.")
-    for model in known if json != "-" else ():
-        say(model)
-    write_json(json, '{"models": [' + ", ".join(f'"{model}"' for model in known) + "]}")
+        raise unknown_name("model", name, known)
+    cards = [read_card(model_folder(model)) for model in ([name] if name is not None else known)]
+    if json != "-" and name is not None:
+        show_card(cards[0])
+    elif json != "-":
+        show_models(cards)
+    write_json(json, '{"models": [' + ",\n ".join(card.model_dump_json() for card in cards) + "]}")

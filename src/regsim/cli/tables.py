@@ -11,6 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from regsim.evaluation.landscape_rows import LandscapeResults
     from regsim.evaluation.results import MetricRow, RegistrationResults
+    from regsim.metrics.checkpoint import Card
 
 
 def number(value: float | None) -> str:
@@ -104,3 +105,34 @@ def show_registration(results: "RegistrationResults") -> None:
     if results.jacobian is not None:
         say(f"folded: {100 * results.jacobian.folded_fraction:.3f} % of the foreground")
     say(f"{results.iterations} steps, {results.seconds:.1f} s, peak memory {results.peak_memory_mb:.0f} MB")
+
+
+def show_card(card: "Card") -> None:
+    """What a model is, and how good on unseen subjects."""
+    table = Table(card.name, "", box=None, pad_edge=False)
+    table.add_row("metric", card.metric)
+    table.add_row("data", ", ".join(source.name for source in card.data) or "-")
+    table.add_row("licence", card.licence or "-")
+    parts = card.subjects
+    counts = f"{len(parts.train)} training, {len(parts.validation)} validation, {len(parts.test)} test"
+    table.add_row("subjects", counts)
+    for name, value in card.figures.items():
+        table.add_row(name.replace("_", " "), _figure(value))
+    Console().print(table)
+
+
+def _figure(value: float | str | tuple[float, ...]) -> str:
+    if isinstance(value, str):
+        return value
+    return " to ".join(number(end) for end in value) if isinstance(value, tuple) else number(value)
+
+
+def show_models(cards: Sequence["Card"]) -> None:
+    """One line a model."""
+    table = Table("model", "metric", "axes", "weights", "licence", box=None, pad_edge=False)
+    for card in cards:
+        weights = sum(math.prod(tensor.shape) for tensor in card.tensors.values())
+        encoder = card.network.get("encoder", {})
+        axes = encoder.get("dims", "-") if isinstance(encoder, dict) else "-"
+        table.add_row(card.name, card.metric, str(axes), f"{weights:,}", card.licence or "-")
+    Console().print(table)

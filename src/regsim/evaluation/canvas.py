@@ -64,7 +64,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Disc:
-    """An interior disc (ball): all that a probe with its outline hidden shows. `centre` in the fixed image's space."""
+    """An interior disc (ball): all that a probe with its outline hidden shows. `centre` in the fixed image's space.
+
+    Outside both images are zero, and metrics that take a mask are given it.
+    """
 
     centre: torch.Tensor
     radius: float

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regsim.evaluation.landscape_settings import LandscapeSettings
-from regsim.evaluation.probes import Probe
+from regsim.evaluation.probes import Known
 from regsim.evaluation.statistics import area_under_curve, interval, spearman
 from regsim.evaluation.surface import capture_range, delta, optimum, spurious_minima
 
@@ -22,7 +22,7 @@ class PairTable:
 
     name: str
     subject: str
-    probes: list[Probe]
+    probes: list[Known]
     costs: Array
 
     def of(self, metric: int) -> "Costs":
@@ -34,7 +34,7 @@ class PairTable:
 class Costs:
     """One metric's costs of one pair's probes."""
 
-    probes: list[Probe]
+    probes: list[Known]
     values: Array
 
     def take(self, group: str, kind: str | None = None) -> tuple[Array, Array, Array]:

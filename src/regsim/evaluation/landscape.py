@@ -163,7 +163,7 @@ class _Bench:
                 self.advance(self.done, max(total, self.done))
 
         found = [measure(self.metrics, screen, probes, counted) for probes, screen in groups]
-        probes = [probe for group, _ in groups for probe in group]
+        probes = [probe.known() for group, _ in groups for probe in group]
         name = pair.name or f"{pair.fixed.name}, {pair.moving.name}"
         self.tables.append(PairTable(name, pair.subject, probes, np.concatenate(found, axis=1)))
         if not self.pictures:

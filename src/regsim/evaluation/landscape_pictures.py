@@ -83,10 +83,10 @@ def pictures(screen: Screen, tilt: Rigid, metrics: Sequence[AbstractMetric]) -> 
     found: Pictures = {"misaligned_error": np.array(misaligned.error)}
     for name, probe in (("aligned", aligned), ("misaligned", misaligned)):
         shown = screen.show([probe])
-        found["fixed"], found[name] = _slice(shown.fixed), _slice(shown.moving)
+        found["fixed"], found[name] = _slice(shown.fixed, screen), _slice(shown.moving, screen)
         for number, metric in enumerate(metrics):
             if metric.has_map:
-                found[f"map_{name}_{number}"] = _slice(metric.map(shown.fixed, shown.moving, shown.mask))
+                found[f"map_{name}_{number}"] = _slice(metric.map(shown.fixed, shown.moving, shown.mask), screen)
     return found
 
 
@@ -98,9 +98,10 @@ def _shown_motion(screen: Screen) -> Similarity:
     return motion
 
 
-def _slice(batch: torch.Tensor) -> npt.NDArray[np.float32]:
-    """The middle slice (of the slowest axis) of the first item, channels averaged."""
+def _slice(batch: torch.Tensor, screen: Screen) -> npt.NDArray[np.float32]:
+    """The middle slice (of the slowest axis) of the first item, channels averaged, turned as a radiologist looks at it."""
     image = batch[0].mean(dim=0).float().cpu()
     picked = image if image.ndim == 2 else image[image.shape[0] // 2]
-    array: npt.NDArray[np.float32] = picked.numpy().astype(np.float32)
+    turned = [1 - axis for axis in (0, 1) if screen.canvas.grid.direction[axis][axis] < 0]
+    array: npt.NDArray[np.float32] = picked.flip(turned).numpy().astype(np.float32)
     return array

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ class Screen:
         self._tilt: Rigid | None = None
         self._points = torch.empty(0)
 
+    @torch.no_grad()
     def show(self, probes: Sequence[Probe]) -> Shown:
         """The images of some probes."""
         fixed, moving, masks = [], [], []
@@ -68,8 +69,8 @@ class Screen:
             mask = (sample(self.valid, grid, here, "linear", "zeros") > SEEN).to(fixed.dtype)
         if probe.disc is not None:
             away = torch.linalg.vector_norm(here - probe.disc.centre.to(here), dim=-1)
-            seen = (away <= probe.disc.radius)[None, None]
-            fixed, moving = fixed * seen, moving * seen
+            seen = (away <= probe.disc.radius)[None, None].to(fixed.dtype)
+            mask = seen if mask is None else mask * seen
         if mask is not None:
             fixed, moving = fixed * mask, moving * mask
         return (moving, fixed, mask) if probe.look.swapped else (fixed, moving, mask)
@@ -119,7 +120,12 @@ def measure(
 
 
 def _chunks(probes: Sequence[Probe], size: int) -> Iterator[tuple[Probe, ...]]:
-    """Batches that do not mix probes of one tilt with probes of many."""
+    """Batches that mix neither probes of one tilt with probes of many, nor those that show all with those that show a disc."""
+    for _, alike in groupby(probes, key=lambda probe: probe.disc is None):
+        yield from _by_tilt(list(alike), size)
+
+
+def _by_tilt(probes: list[Probe], size: int) -> Iterator[tuple[Probe, ...]]:
     start = 0
     while start < len(probes):
         key, end = _fixed_key(probes[start]), start

@@ -16,9 +16,22 @@ from regsim.transforms.linear import Rigid, Similarity
 KINDS = ("shift", "rotation", "rigid", "elastic")
 KINDS_IN_DISC = ("shift", "rigid", "elastic")
 CELLS = 4
-SIZING_STEPS = 4
+SIZING_STEPS = 8
+LARGEST_TURN = 30.0
+SLIGHTEST = 0.05
 ELASTIC_LIMIT = 8.0
 AS_STORED = Look()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known about a probe that was shown: all of it but the motion, which may be large."""
+
+    group: str
+    kind: str
+    amount: float
+    second: float
+    error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +60,10 @@ class Probe:
     second: float = 0.0
     look: Look = AS_STORED
     disc: Disc | None = None
+
+    def known(self) -> Known:
+        """What to remember of it."""
+        return Known(self.group, self.kind, self.amount, self.second, self.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +132,7 @@ class Drawing:
             return self.linear(way * error)
         if kind == "elastic":
             bend, bent = self.bend(), min(error, ELASTIC_LIMIT)
-            size = bent / max(mean_error(DisplacementField(bend, self.canvas.grid), points), 0.2)
+            size = bent / max(mean_error(DisplacementField(bend, self.canvas.grid), points), SLIGHTEST)
             bending = DisplacementField(bend * size, self.canvas.grid)
             if error <= ELASTIC_LIMIT:
                 return bending
@@ -123,8 +140,17 @@ class Drawing:
         axis = torch.randn(1 if self.canvas.grid.ndim == 2 else 3, generator=self.generator)
         axis = axis / axis.norm()
         degrees = axis / max(mean_error(self.linear(None, axis), points), 1e-6)
-        share = 1.0 if kind == "rotation" else 0.3 + 0.4 * float(torch.rand((), generator=self.generator))
-        return self._sized(lambda size: self.linear(way * size * (1 - share), degrees * size * share), error, points)
+        if kind == "rotation":
+            return self._sized(lambda size: self.linear(None, degrees * size), error, points)
+        share = 0.3 + 0.4 * float(torch.rand((), generator=self.generator))
+
+        def both(size: float) -> Rigid:
+            # a small disc at the centre of the turn could not be moved far by any rotation: the shift does the rest
+            turn = degrees * size * share
+            turn = turn * min(1.0, LARGEST_TURN / max(float(turn.norm()), LARGEST_TURN))
+            return self.linear(way * size * (1 - share), turn)
+
+        return self._sized(both, error, points)
 
     def _sized(self, make: Callable[[float], Transform], error: float, points: torch.Tensor) -> Transform:
         """The motion whose true error is `error`: steps of proportion."""

@@ -73,7 +73,5 @@ def places_along(length: int, most: int = MOST_PLANES) -> list[int]:
 def usable_axes(shape: Sequence[int]) -> list[int]:
     """The axes across which planes with two real sides can be cut."""
     return [
-        axis
-        for axis in range(len(shape))
-        if min(n for other, n in enumerate(shape) if other != axis) >= SMALLEST_SIDE
+        axis for axis in range(len(shape)) if min(n for other, n in enumerate(shape) if other != axis) >= SMALLEST_SIDE
     ]

@@ -2,10 +2,13 @@
 
 import re
 from ast import literal_eval
+from pathlib import Path
 from typing import Any
 
 from regsim.errors import SettingsError, unknown_name
 from regsim.metrics.base import REGISTRY, AbstractMetric
+from regsim.metrics.checkpoint import CARD, read_card
+from regsim.metrics.zoo import bundled_models, model_folder
 
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
 
@@ -23,7 +26,8 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
     """A metric from its name and settings; a metric object comes back as it is.
 
     Args:
-        spec: `name` or `name:setting=value,...`. Values: numbers, true, false, none, a tuple as `1x2` or `(1, 2)`, else
+        spec: `name` or `name:setting=value,...`; a bundled model's name, or a model folder, stands for its metric with
+            that model. Values: numbers, true, false, none, a tuple as `1x2` or `(1, 2)`, else
             a word.
         **settings: the same by keyword; they win over the spec.
 
@@ -47,6 +51,9 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
             )
         return spec
     name, _, text = spec.strip().partition(":")
+    if name not in REGISTRY and (name in bundled_models() or (Path(name) / CARD).is_file()):
+        text = f"model={name}" + (f",{text}" if text else "")
+        name = read_card(model_folder(name)).metric
     if name not in REGISTRY:
         raise unknown_name("metric", name, metric_names())
     together = {**_parse(text, spec), **settings}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from regsim.kernels.channel_norm import ChannelNorm
 from regsim.settings import Settings
 
 Normalisation = Literal["none", "group"]
@@ -24,7 +25,7 @@ class EncoderSettings(Settings):
         dims: 2 for pictures, 3 for volumes.
         stem: side of the voxel blocks that are rearranged into channels first (1 = none): cheaper, nothing is lost.
         channels: of each block.
-        normalisation: "group" is `GroupNorm(C, C)`: each channel of each item by itself.
+        normalisation: "group" is `ChannelNorm`, that is `GroupNorm(C, C)`: each channel of each item by itself.
         signed: the last block ends without ReLU, so that features can point anywhere.
     """
 
@@ -73,20 +74,21 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder mirrored: from its last features back to one image, for autoencoding."""
+    """The encoder mirrored: from its last features back to the image's grid, for autoencoding and segmentation."""
 
-    def __init__(self, settings: EncoderSettings):
+    def __init__(self, settings: EncoderSettings, outputs: int = 1):
         super().__init__()
         self.settings = settings
         widths = tuple(reversed(settings.channels))
         self.blocks = nn.ModuleList(
-            _block(width, widths[min(place + 1, len(widths) - 1)], settings, False) for place, width in enumerate(widths)
+            _block(width, widths[min(place + 1, len(widths) - 1)], settings, False)
+            for place, width in enumerate(widths)
         )
         convolve = nn.Conv2d if settings.dims == 2 else nn.Conv3d
-        self.last = convolve(widths[-1], 1, 3, padding=1)
+        self.last = convolve(widths[-1], outputs, 3, padding=1)
 
     def forward(self, features: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """`(N, C, *cells)` to `(N, 1, *shape)`."""
+        """`(N, C, *cells)` to `(N, outputs, *shape)`."""
         for block in self.blocks:
             features = block(F.interpolate(features, scale_factor=2, mode="nearest"))
         mode = "bilinear" if features.ndim == 4 else "trilinear"
@@ -100,7 +102,7 @@ def _block(inside: int, outside: int, settings: EncoderSettings, signed: bool) -
     convolve = nn.Conv2d if settings.dims == 2 else nn.Conv3d
     parts: list[nn.Module] = [convolve(inside, outside, 3, padding=1)]
     if settings.normalisation == "group":
-        parts.append(nn.GroupNorm(outside, outside))
+        parts.append(ChannelNorm(outside))
     if not signed:
         parts.append(nn.ReLU())
     return nn.Sequential(*parts)
@@ -141,6 +143,11 @@ def padded(image: torch.Tensor, multiple: int) -> torch.Tensor:
 
 def pooled(weights: torch.Tensor, shape: Sequence[int], multiple: int) -> torch.Tensor:
     """Weights on a grid of cells of `multiple` voxels: their mean in each cell."""
-    average = F.adaptive_avg_pool2d if weights.ndim == 4 else F.adaptive_avg_pool3d
-    cells: torch.Tensor = average(padded(weights, multiple), tuple(shape))
-    return cells
+    return averaged(padded(weights, multiple), shape)
+
+
+def averaged(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Means over `shape` cells of equal size."""
+    if values.ndim == 4:
+        return F.adaptive_avg_pool2d(values, (shape[0], shape[1]))
+    return F.adaptive_avg_pool3d(values, (shape[0], shape[1], shape[2]))

@@ -1,5 +1,6 @@
 """The Siamese network of SiamRegQC: one encoder for both images, and what compares its features."""
 
+from itertools import product
 from typing import Literal
 
 import torch
@@ -7,13 +8,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from regsim.metrics.networks import Decoder, Encoder, EncoderSettings, padded, pooled, standardised
+from regsim.metrics.networks import Decoder, Encoder, EncoderSettings, averaged, padded, pooled, standardised
 from regsim.settings import Settings
 
 Head = Literal["dense", "local"]
-Comparison = Literal["concatenation", "difference", "interaction"]
-PARTS = {"concatenation": 2, "difference": 1, "interaction": 3}
+Comparison = Literal["concatenation", "difference", "interaction", "correlation"]
+PARTS = {"concatenation": 2, "difference": 1, "interaction": 3, "correlation": 3}
 CONFIDENCE = 5.0
+SMALLEST_LENGTH = 1e-3
 
 
 class SiameseSettings(Settings):
@@ -22,9 +24,11 @@ class SiameseSettings(Settings):
     Args:
         encoder: see `EncoderSettings`.
         comparison: what the head sees of the two feature maps a and b: both side by side (as published), `|a - b|`, or
-            `|a - b|`, `a b` and `a + b`.
+            `|a - b|`, `a b` and `a + b`, or these and the correlations of each cell of one image with the cells of the
+            other up to `reach` away.
         head: "dense": layers over all cells of a fixed grid (as published); "local": convolutions that give every cell an
             error and a weight, averaged over the mask: any image size.
+        reach: cells, for the correlations.
         hidden: widths of the head's inner layers.
         grid: cells a side that the dense head sees.
         standardise: bring each image to mean 0 and deviation 1 first.
@@ -34,6 +38,7 @@ class SiameseSettings(Settings):
 
     encoder: EncoderSettings = EncoderSettings()
     comparison: Comparison = "difference"
+    reach: int = Field(default=2, ge=0, le=6)
     head: Head = "dense"
     hidden: tuple[int, ...] = Field(default=(1024, 256), max_length=4)
     grid: int = Field(default=8, ge=1, le=64)
@@ -66,9 +71,12 @@ class SiameseNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         self.encoder = Encoder(settings.encoder)
-        width = PARTS[settings.comparison] * settings.encoder.channels[-1]
         dims = settings.encoder.dims
-        self.head = _dense(width * settings.grid**dims, settings) if settings.head == "dense" else _local(width, settings)
+        width = PARTS[settings.comparison] * settings.encoder.channels[-1]
+        width += (2 * settings.reach + 1) ** dims if settings.comparison == "correlation" else 0
+        self.head = (
+            _dense(width * settings.grid**dims, settings) if settings.head == "dense" else _local(width, settings)
+        )
 
     def features(self, image: torch.Tensor, weights: torch.Tensor | None) -> SiameseFeatures:
         """Encode `(N, 1, *spatial)`; images whose sides are no multiple of the stride are padded with zeros."""
@@ -81,18 +89,23 @@ class SiameseNetwork(nn.Module):
             return torch.cat([first, second], dim=1)
         if self.settings.comparison == "difference":
             return (first - second).abs()
-        return torch.cat([(first - second).abs(), first * second, first + second], dim=1)
+        parts = [(first - second).abs(), first * second, first + second]
+        if self.settings.comparison == "correlation":
+            parts.append(correlations(first, second, self.settings.reach))
+        return torch.cat(parts, dim=1)
 
     def logits(self, first: SiameseFeatures, second: SiameseFeatures) -> torch.Tensor:
         """`(N, 2)`: aligned, misaligned; the dense head."""
         seen = self.compare(first.latent, second.latent)
-        average = F.adaptive_avg_pool2d if seen.ndim == 4 else F.adaptive_avg_pool3d
-        answer: torch.Tensor = self.head(average(seen, self.settings.grid).flatten(1))
+        cells = averaged(seen, (self.settings.grid,) * (seen.ndim - 2))
+        answer: torch.Tensor = self.head(cells.flatten(1))
         return answer
 
     def local(self, first: SiameseFeatures, second: SiameseFeatures) -> tuple[torch.Tensor, torch.Tensor]:
         """`(N, 1, *cells)` each: log(1 + error) of every cell, and how much it says; the local head."""
         answer = self.head(self.compare(first.latent, second.latent))
+        if self.settings.comparison in ("concatenation", "correlation"):
+            answer = (answer + self.head(self.compare(second.latent, first.latent))) / 2
         return F.softplus(answer[:, :1]), torch.exp(CONFIDENCE * torch.tanh(answer[:, 1:] / CONFIDENCE))
 
     def pooled_error(
@@ -111,7 +124,9 @@ class SiameseNetwork(nn.Module):
     ) -> torch.Tensor:
         """The cosine of the two flattened latents, `(N,)`; cells count by the share of their voxels in the mask."""
         a, b = first.latent, second.latent
-        share = torch.ones_like(a[:, :1]) if weights is None else pooled(weights, a.shape[2:], self.settings.encoder.stride)
+        share = (
+            torch.ones_like(a[:, :1]) if weights is None else pooled(weights, a.shape[2:], self.settings.encoder.stride)
+        )
         if self.settings.centre:
             a, b = (each - _mean(each, share) for each in (a, b))
         a, b = ((each * share.sqrt()).flatten(1) for each in (a, b))
@@ -122,6 +137,28 @@ class SiameseNetwork(nn.Module):
     def decoder(self) -> Decoder:
         """A fresh decoder for autoencoding; it is no part of the stored model."""
         return Decoder(self.settings.encoder)
+
+
+def correlations(first: torch.Tensor, second: torch.Tensor, reach: int) -> torch.Tensor:
+    """`(N, (2 reach + 1)^d, *cells)`: the cosine of each cell with the other image's cells up to `reach` away.
+
+    Each channel's mean over the cells is taken off first; beyond the border the cosine is 0.
+    """
+    a, b = (_directions(each) for each in (first, second))
+    b = F.pad(b, (reach,) * (2 * (b.ndim - 2)))
+    shape = a.shape[2:]
+    found = []
+    for step in product(range(2 * reach + 1), repeat=len(shape)):
+        there = b
+        for axis, (start, length) in enumerate(zip(step, shape, strict=True)):
+            there = there.narrow(axis + 2, start, length)
+        found.append((a * there).sum(dim=1))
+    return torch.stack(found, dim=1)
+
+
+def _directions(features: torch.Tensor) -> torch.Tensor:
+    centred = features - features.mean(dim=tuple(range(2, features.ndim)), keepdim=True)
+    return centred / (centred.square().sum(dim=1, keepdim=True) + SMALLEST_LENGTH**2).sqrt()
 
 
 def _mean(features: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

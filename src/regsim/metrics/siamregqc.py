@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from regsim.errors import InputError
 from regsim.metrics.base import combine
 from regsim.metrics.learned import SMALLEST_SIDE, LearnedMetric, load_network, places_along, planes_of, usable_axes
-from regsim.metrics.networks import pooled
 from regsim.metrics.siamese import SiameseFeatures, SiameseNetwork, SiameseSettings
 
 DEFAULT_MODEL = "siamregqc-brain-2d"
@@ -147,14 +146,15 @@ class SiameseRegistrationQuality(LearnedMetric):
         other = self.network.features(_cut(moving, part.axis, part.places), part.weights)
         apart = (part.features.blocks[-2] - other.blocks[-2]).abs()
         shape = part.features.shape
-        stem = self.settings.encoder.stride // 2
-        full = F.interpolate(apart, scale_factor=stem // 2 ** 0, mode="bilinear" if apart.ndim == 4 else "trilinear")
-        full = full[(..., *[slice(0, n) for n in shape])]
+        size = [n * self.settings.encoder.stride // 2 for n in apart.shape[2:]]
+        full = F.interpolate(apart, size=size, mode="bilinear" if apart.ndim == 4 else "trilinear")
+        for axis, length in enumerate(shape):
+            full = full.narrow(axis + 2, 0, length)
         if part.axis is None:
             return full
-        stack = full.unflatten(0, (moving.shape[0], -1)).movedim(1, part.axis + 2)
+        stack = full.reshape(moving.shape[0], len(part.places), *full.shape[1:]).movedim(1, part.axis + 2)
         spatial = moving.shape[2:]
-        return F.interpolate(stack, size=tuple(spatial), mode="trilinear") if stack.shape[2:] != spatial else stack
+        return F.interpolate(stack, size=list(spatial), mode="trilinear") if stack.shape[2:] != spatial else stack
 
 
 def _cut(image: torch.Tensor, axis: int | None, places: list[int]) -> torch.Tensor:

@@ -13,7 +13,11 @@ def bundled_models() -> list[str]:
     >>> "siamregqc-brain-2d" in bundled_models()
     True
     """
-    return sorted(folder.name for folder in MODELS.iterdir() if (folder / "card.json").is_file()) if MODELS.is_dir() else []
+    return (
+        sorted(folder.name for folder in MODELS.iterdir() if (folder / "card.json").is_file())
+        if MODELS.is_dir()
+        else []
+    )
 
 
 def model_folder(model: str | Path) -> Path:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 SIDES = ("fixed", "moving")
-FOLDS, TREES, LEAF = 5, 200, 12
+FOLDS, TREES, LEAF = 5, 200, 20
 BLURS = (1.0, 2.0)
-SURE = 0.6
+SURE = 0.7
 ONE_IMAGE_LIMIT, BLUR_LIMIT, OUTLINE_LIMIT = 0.62, 0.2, 0.98
 TINY = 1e-6
 BATCH = 32
@@ -122,7 +122,9 @@ def _looks(images: torch.Tensor) -> Array:
     flat = images.flatten(1)
     levels = torch.quantile(flat, torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]), dim=1).T
     general = torch.stack([flat.mean(dim=1), flat.std(dim=1), (flat == 0).float().mean(dim=1)], dim=1)
-    return np.concatenate([_sharpness(images), _borders(images), _as_array(torch.cat([general, levels], dim=1))], axis=1)
+    return np.concatenate(
+        [_sharpness(images), _borders(images), _as_array(torch.cat([general, levels], dim=1))], axis=1
+    )
 
 
 def _sharpness(images: torch.Tensor) -> Array:
@@ -140,9 +142,7 @@ def _sharpness(images: torch.Tensor) -> Array:
     return _as_array(torch.stack(figures, dim=1))
 
 
-def _difference(
-    images: torch.Tensor, held: torch.Tensor, axis: int, step: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _difference(images: torch.Tensor, held: torch.Tensor, axis: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Neighbours' differences where both hold data."""
     length = images.shape[axis] - step
     both = held.narrow(axis, 0, length) * held.narrow(axis, step, length)

@@ -105,7 +105,8 @@ class Motion:
     def error(self, weights: torch.Tensor) -> torch.Tensor:
         """Mean length of the displacement, `(N,)`, over weights `(N, 1, *spatial)`; 0 where they are empty."""
         length = self.displacement.norm(dim=1, keepdim=True)
-        return (length * weights).flatten(1).sum(dim=1) / weights.flatten(1).sum(dim=1).clamp_min(1e-6)
+        mean: torch.Tensor = (length * weights).flatten(1).sum(dim=1) / weights.flatten(1).sum(dim=1).clamp_min(1e-6)
+        return mean
 
 
 def draw_motion(
@@ -172,17 +173,12 @@ def _draw_kinds(count: int, settings: MotionSettings, generator: torch.Generator
     return torch.multinomial(shares, count, replacement=True, generator=generator)
 
 
-def _draw_errors(
-    count: int, kind: torch.Tensor, settings: MotionSettings, generator: torch.Generator
-) -> torch.Tensor:
+def _draw_errors(count: int, kind: torch.Tensor, settings: MotionSettings, generator: torch.Generator) -> torch.Tensor:
     """The error to reach, 0 for the aligned share; elastic motions have an upper end of their own."""
     low, high = settings.error
     top = torch.where(kind >= 2, min(high, max(settings.elastic_error, low)), high)
     place = torch.rand(count, generator=generator)
-    if settings.distribution == "log":
-        error = low * (top / low) ** place
-    else:
-        error = low + (top - low) * place
+    error = low * (top / low) ** place if settings.distribution == "log" else low + (top - low) * place
     return error * (torch.rand(count, generator=generator) >= settings.aligned)
 
 
@@ -217,7 +213,8 @@ def _scaled(relative: torch.Tensor, target: torch.Tensor, points: torch.Tensor, 
 
 def _affine(relative: torch.Tensor, share: float) -> torch.Tensor:
     """`(N, d, d + 1)`: this share of a motion."""
-    return torch.linalg.matrix_exp(relative * share)[:, :-1]
+    matrix: torch.Tensor = torch.linalg.matrix_exp(relative * share)
+    return matrix[:, :-1]
 
 
 def _move(affine: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -287,23 +284,25 @@ def _smooth_field(
     """
     dims = len(shape)
     field = torch.empty(count, dims, *shape)
-    for group in sigma.argsort().split(max(1, count // 4)):
+    for group in torch.split(sigma.argsort(), max(1, count // 4)):
         width = float(sigma[group].mean())
         step = max(width / CELL, spacing)
         margin = math.ceil(3 * CELL)
         coarse = tuple(math.ceil(n * spacing / step) + 1 + 2 * margin for n in shape)
         noise = torch.randn(len(group), dims, *coarse, generator=generator)
         smooth = gaussian(noise, (width / step,) * dims)
-        smooth = smooth[(..., *[slice(margin, n - margin) for n in coarse])]
+        for axis, length in enumerate(coarse):
+            smooth = smooth.narrow(axis + 2, margin, length - 2 * margin)
         mode = "bicubic" if dims == 2 else "trilinear"
         field[group] = F.interpolate(smooth, size=shape, mode=mode, align_corners=True)
     length = (field.norm(dim=1) * ball).flatten(1).sum(dim=1) / ball.sum()
-    return field / length.clamp_min(1e-9).reshape(-1, *[1] * (dims + 1))
+    scaled: torch.Tensor = field / length.clamp_min(1e-9).reshape(-1, *[1] * (dims + 1))
+    return scaled
 
 
 def _exponential(velocity: torch.Tensor, spacing: float) -> torch.Tensor:
     """The displacement of a stationary velocity field by scaling and squaring."""
-    field = velocity / 2**SQUARINGS
+    field: torch.Tensor = velocity / 2**SQUARINGS
     for _ in range(SQUARINGS):
         field = field + _read(field, field, spacing)
     return field

@@ -20,7 +20,7 @@ Pairing = Literal["one_image", "neighbours", "contrasts", "painted"]
 CANVAS = 1.5
 LEAST_CONTENT = 0.15
 SMALLEST_SHARE = 0.25
-SHARP = 0.999
+SHARP, HALF = 0.999, 0.5
 Option = TypeVar("Option")
 
 
@@ -79,7 +79,8 @@ class PairBatch:
         fixed, moving: `(N, 1, *spatial)`, in [0, 1].
         mask: `(N, 1, *spatial)`, 1 where both images hold data.
         displacement: `(N, d, *spatial)`, physical units, x first: from a point of the fixed image to its place in the moving.
-        error: `(N,)`, mean length of the displacement over the mask.
+        content: `(N, 1, *spatial)`, the part of the mask where the fixed image shows anatomy.
+        error: `(N,)`, mean length of the displacement over the content (over the mask where there is none).
         labels: `(N, 1, *spatial)` of the fixed image, int64, or None.
         subject: `(N,)`, index into the pair maker's subjects.
         parameters: everything that was drawn for the motion.
@@ -88,6 +89,7 @@ class PairBatch:
     fixed: torch.Tensor
     moving: torch.Tensor
     mask: torch.Tensor
+    content: torch.Tensor
     displacement: torch.Tensor
     error: torch.Tensor
     labels: torch.Tensor | None
@@ -100,6 +102,7 @@ class PairBatch:
             self.fixed.to(device),
             self.moving.to(device),
             self.mask.to(device),
+            self.content.to(device),
             self.displacement.to(device),
             self.error.to(device),
             None if self.labels is None else self.labels.to(device),
@@ -120,6 +123,7 @@ class _Canvas:
     fixed: torch.Tensor
     moving: torch.Tensor
     data: torch.Tensor
+    seen: torch.Tensor
     labels: torch.Tensor
     painted: bool
 
@@ -154,20 +158,27 @@ class PairMaker:
         motion = draw_motion(count, shape, settings.spacing, settings.motion, generator)
         if settings.resample == "misaligned":
             motion, canvas = _one_sided(motion, shape, settings.spacing), _zero_filled(canvas, settings.size)
-        fixed, first = self._read(canvas.fixed, canvas.data, motion.fixed)
-        moving, second = self._read(canvas.moving, canvas.data, motion.moving)
+        fixed, first, seen = self._read(canvas.fixed, canvas, motion.fixed)
+        moving, second, _ = self._read(canvas.moving, canvas, motion.moving)
         mask = first * second * draw_window(count, shape, settings.window, generator)
+        content = mask * seen
+        content = torch.where(content.flatten(1).sum(dim=1).reshape(-1, *[1] * (mask.ndim - 1)) > 0, content, mask)
         shown = mask if settings.resample == "both" else torch.ones_like(mask)
         return PairBatch(
             fixed=self.chain(fixed, generator) * shown,
             moving=self.chain(moving, generator) * shown,
             mask=mask,
+            content=content,
             displacement=motion.displacement,
-            error=motion.error(mask),
+            error=motion.error(content),
             labels=self._labels(canvas.labels, motion.fixed),
             subject=chosen,
             parameters=motion.parameters,
         )
+
+    def with_subjects(self, subjects: Sequence[Subject]) -> "PairMaker":
+        """Other subjects, the same settings."""
+        return PairMaker(subjects, self.settings)
 
     def with_settings(self, settings: PairSettings) -> "PairMaker":
         """The same subjects, other settings."""
@@ -176,14 +187,15 @@ class PairMaker:
     def _canvases(self, chosen: torch.Tensor, generator: torch.Generator) -> _Canvas:
         """The batch's canvases, stacked; those to be painted are painted, twice each."""
         parts = [self._cut(int(index), generator) for index in chosen]
-        fixed, moving, data, labels = (
-            torch.stack([getattr(part, name) for part in parts]) for name in ("fixed", "moving", "data", "labels")
+        fixed, moving, data, seen, labels = (
+            torch.stack([getattr(part, name) for part in parts])
+            for name in ("fixed", "moving", "data", "seen", "labels")
         )
         painted = torch.tensor([part.painted for part in parts])
         if bool(painted.any()):
             fixed[painted] = paint(labels[painted], generator)
             moving[painted] = paint(labels[painted], generator)
-        return _Canvas(fixed, moving, data, labels, False)
+        return _Canvas(fixed, moving, data, seen, labels, False)
 
     def _cut(self, index: int, generator: torch.Generator) -> _Canvas:
         """One pair's canvases: a plane (2-D) or a block (3-D) around some anatomy."""
@@ -206,6 +218,7 @@ class PairMaker:
             _window(fixed, start, size)[None],
             _window(moving, start, size)[None],
             data[None],
+            _window(seen.float(), start, size)[None],
             _window(labels, start, size)[None],
             pairing == "painted",
         )
@@ -219,12 +232,14 @@ class PairMaker:
         away = (somewhere - middle).clamp(-room, room) * torch.rand((), generator=generator)
         return [int(value) for value in (middle + away - self.canvas / 2).round()]
 
-    def _read(self, canvas: torch.Tensor, data: torch.Tensor, where: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image, and 1 where it holds data, at points relative to the canvas' centre."""
+    def _read(
+        self, image: torch.Tensor, canvas: _Canvas, where: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The image, where it holds data and where it shows anatomy, at points relative to the canvas' centre."""
         place = where * (2 / ((self.canvas - 1) * self.settings.spacing))
-        both = F.grid_sample(torch.cat([canvas, data], dim=1), place, align_corners=True)
-        held = (both[:, 1:] > SHARP).float()
-        return both[:, :1] * held, held
+        both = F.grid_sample(torch.cat([image, canvas.data, canvas.seen], dim=1), place, align_corners=True)
+        held = (both[:, 1:2] > SHARP).float()
+        return both[:, :1] * held, held, (both[:, 2:] > HALF).float()
 
     def _labels(self, canvas: torch.Tensor, where: torch.Tensor) -> torch.Tensor | None:
         if all(subject.labels is None for subject in self.subjects):
@@ -240,7 +255,7 @@ def joined(parts: Sequence[PairBatch]) -> PairBatch:
         return torch.cat([getattr(part, name) for part in parts])
 
     return PairBatch(
-        **{name: all_of(name) for name in ("fixed", "moving", "mask", "displacement", "error", "subject")},
+        **{name: all_of(name) for name in ("fixed", "moving", "mask", "content", "displacement", "error", "subject")},
         labels=None if parts[0].labels is None else all_of("labels"),
         parameters={name: torch.cat([part.parameters[name] for part in parts]) for name in parts[0].parameters},
     )
@@ -311,9 +326,7 @@ def _contrasts(subject: Subject, pairing: Pairing, generator: torch.Generator) -
     return subject.images[first], subject.images[second]
 
 
-def _neighbour(
-    subject: Subject, axis: int, place: int, apart: tuple[float, float], generator: torch.Generator
-) -> int:
+def _neighbour(subject: Subject, axis: int, place: int, apart: tuple[float, float], generator: torch.Generator) -> int:
     """A plane within the stated distance, on either side, inside the volume."""
     distance = apart[0] + (apart[1] - apart[0]) * float(torch.rand((), generator=generator))
     step = round(distance / subject.steps[axis])
@@ -346,5 +359,8 @@ def _zero_filled(canvas: _Canvas, size: int) -> _Canvas:
     """Nothing beyond the crop: what moves in from there is zero."""
     frame = torch.zeros_like(canvas.data)
     margin = (frame.shape[-1] - size) // 2
-    frame[(..., *[slice(margin, margin + size)] * (frame.ndim - 2))] = 1
+    inner = frame
+    for axis in range(2, frame.ndim):
+        inner = inner.narrow(axis, margin, size)
+    inner.fill_(1)
     return replace(canvas, fixed=canvas.fixed * frame, moving=canvas.moving * frame, data=torch.ones_like(canvas.data))

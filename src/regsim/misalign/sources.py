@@ -180,7 +180,9 @@ def _volume(data: torch.Tensor) -> torch.Tensor:
 
 def _dark_borders(volume: torch.Tensor) -> bool:
     """Whether the outermost voxels of the axes that are imaged are (nearly all) dark."""
-    faces = [volume.narrow(axis, at, 1) for axis in range(3) if volume.shape[axis] > 1 for at in (0, volume.shape[axis] - 1)]
+    faces = [
+        volume.narrow(axis, at, 1) for axis in range(3) if volume.shape[axis] > 1 for at in (0, volume.shape[axis] - 1)
+    ]
     return all(float((face > DARK).float().mean()) < DARK for face in faces)
 
 
@@ -194,7 +196,10 @@ def _named(file: Path) -> _File:
 def _contrasts_repeat(files: Iterable[_File]) -> bool:
     """Whether names speak of contrasts: some subject has two files, or some contrast has two subjects."""
     files = list(files)
-    subjects, contrasts = [file.subject for file in files], [file.contrast for file in files if file.contrast != "image"]
+    subjects, contrasts = (
+        [file.subject for file in files],
+        [file.contrast for file in files if file.contrast != "image"],
+    )
     return len(set(subjects)) < len(subjects) or len(set(contrasts)) < len(contrasts)
 
 
@@ -207,7 +212,9 @@ def _manifest(path: Path) -> list[_File]:
         raise InputError(f"manifest '{path}' cannot be read: {problem}") from None
     missing = [column for column in COLUMNS[:3] if column not in columns]
     if missing or not rows:
-        raise InputError(f"manifest '{path}': expected rows with the columns {', '.join(COLUMNS[:3])}; missing {missing}")
+        raise InputError(
+            f"manifest '{path}': expected rows with the columns {', '.join(COLUMNS[:3])}; missing {missing}"
+        )
     return [_row(path, number, row) for number, row in enumerate(rows, start=2)]
 
 

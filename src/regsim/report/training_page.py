@@ -1,6 +1,7 @@
 """The page of a trained model: its folder in, one HTML file out that opens without a network."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,18 @@ from regsim.errors import InputError
 from regsim.evaluation.training_rows import AUDIT, CARD, CHECK, CURVES, AuditRows, ModelCard, StageCurves, read_curves
 from regsim.output import write_text
 from regsim.report import figures, page, pictures, training_figures, wording
+
+INTERVAL = "_interval"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure on unseen subjects, as text; `interval` is "" where there is none."""
+
+    name: str
+    value: str
+    interval: str
+    is_number: bool
 
 
 def write_training_page(folder: Path, target: Path | None = None) -> Path:
@@ -38,7 +51,7 @@ def render_training_page(card: ModelCard, stages: list[StageCurves], audit: Audi
     return page.environment().get_template("training.html.j2").render(
         card=card,
         tiles=_tiles(card, stages, audit),
-        figures=[(name.replace("_", " "), _figure(value)) for name, value in card.figures.items()],
+        figures=_figures(card),
         parts=[("training", card.subjects.train), ("validation", card.subjects.validation), ("test", card.subjects.test)],
         stages=[_stage(card, stages, number) for number in range(len(stages))],
         audit=audit,
@@ -64,10 +77,9 @@ def _read_audit(path: Path) -> AuditRows:
 
 def _tiles(card: ModelCard, stages: list[StageCurves], audit: AuditRows | None) -> list[wording.Tile]:
     """The first figures on unseen subjects, then the size and the effort."""
-    tiles = [
-        wording.Tile(name.replace("_", " "), _figure(value), "unseen subjects")
-        for name, value in [*card.figures.items()][:3]
-    ]
+    seen = "unseen subjects" if card.subjects.test else ""
+    shown = [figure for figure in _figures(card) if figure.is_number][:3]
+    tiles = [wording.Tile(each.name, each.value, f"{each.interval}, {seen}".strip(", ")) for each in shown]
     if audit is not None:
         tone: wording.Tone = "better" if audit.passed else "worse"
         tiles.append(wording.Tile("Audit of the pairs", "passed" if audit.passed else "failed", "", tone))
@@ -76,6 +88,16 @@ def _tiles(card: ModelCard, stages: list[StageCurves], audit: AuditRows | None) 
         steps = sum(int(stage.columns["step"][-1]) for stage in stages)
         tiles.append(wording.Tile("Training", wording.duration(stages[-1].columns["seconds"][-1]), f"{steps:,} steps"))
     return tiles
+
+
+def _figures(card: ModelCard) -> list[Figure]:
+    """The card's figures; `x_interval` belongs to `x`."""
+    ends = {name: _figure(card.figures[name + INTERVAL]) for name in card.figures if name + INTERVAL in card.figures}
+    return [
+        Figure(name.replace("_", " "), _figure(value), ends.get(name, ""), isinstance(value, float))
+        for name, value in card.figures.items()
+        if name.removesuffix(INTERVAL) not in ends or name in ends
+    ]
 
 
 def _stage(card: ModelCard, stages: list[StageCurves], number: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from regsim.errors import InputError
 from regsim.output import atomic_path
 
 STATE = "training-state.safetensors"
+FORMAT = 1
 _KEY = "regsim training state"
 Tensors = dict[str, torch.Tensor]
 

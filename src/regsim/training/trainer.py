@@ -8,6 +8,7 @@ sampler and dropout have: a resumed run draws what the unbroken one would have d
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from regsim.training.lesson import Batch, Draw, Lesson, Objective
 from regsim.training.log import CurveRow, as_table, from_table, write_curves
 from regsim.training.memory import keep_freed_memory, weights_channels_last
 from regsim.training.settings import StageSettings, TrainerSettings
-from regsim.training.state import STATE, Tensors, TrainingState, fingerprint, load_state, save_state, step_seed
+from regsim.training.state import FORMAT, STATE, Tensors, TrainingState, fingerprint, load_state, save_state, step_seed
 
 __all__ = [
     "Batch",
@@ -174,15 +175,14 @@ class _Run:
             lesson.restore(state)
         ahead = 2 if self.accelerator.device.type == "cuda" else 0
         steps = range(place.step, stage.settings.steps)
-        drawn = batches(stage.draw, stage.settings.batch, self._seed_of("batch"), steps, ahead)
-        while place.step < stage.settings.steps and not self._waited_enough(stage.settings):
-            row = self._step(lesson, next(drawn))
-            self.curves.append(row)
-            if on_step is not None and self.accelerator.is_main_process:
-                on_step(row)
-            if time.monotonic() - self.saved >= self.settings.checkpoint_every:
-                self._save(lesson)
-        drawn.close()
+        with closing(batches(stage.draw, stage.settings.batch, self._seed_of("batch"), steps, ahead)) as drawn:
+            while place.step < stage.settings.steps and not self._waited_enough(stage.settings):
+                row = self._step(lesson, next(drawn))
+                self.curves.append(row)
+                if on_step is not None and self.accelerator.is_main_process:
+                    on_step(row)
+                if time.monotonic() - self.saved >= self.settings.checkpoint_every:
+                    self._save(lesson)
         lesson.close()
         self._next_stage()
 
@@ -305,7 +305,7 @@ def _fingerprint(network: nn.Module, stages: Sequence[Stage], settings: TrainerS
     shapes = {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in network.state_dict().items()}
     parts = [stage.settings.model_dump(mode="json") for stage in stages]
     run = settings.model_dump(include={"seed", "amp", "channels_last"})  # dropout's draws follow the memory's order
-    return fingerprint({"stages": parts, **run, "network": shapes, "recipe": recipe})
+    return fingerprint({"format": FORMAT, "stages": parts, **run, "network": shapes, "recipe": recipe})
 
 
 def _check_stages(stages: Sequence[Stage]) -> None:

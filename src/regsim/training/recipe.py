@@ -1,0 +1,140 @@
+"""Recipes: everything that makes a training what it is, in one TOML file. Those that come with regsim lie in `recipes/`."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from regsim.errors import SettingsError, unknown_name
+from regsim.metrics.siamese import SiameseSettings
+from regsim.misalign.pairs import PairSettings
+from regsim.misalign.sources import SourceSettings
+from regsim.settings import Settings
+from regsim.training.objectives import Objective
+from regsim.training.settings import StageSettings, TrainerSettings
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class RecipeStage(StageSettings):
+    """One stage: the terms of its loss, and the settings of its loop."""
+
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+
+
+class Recipe(Settings):
+    """How a model is trained.
+
+    Args:
+        name: of the model.
+        metric: the registered metric that it will belong to.
+        description: in a sentence.
+        network: see `SiameseSettings`.
+        source, pairs: what pairs are made of, and how.
+        stages: in order.
+        trainer: seed, device, precision.
+        shares: of the subjects, for training, validation and test.
+        checked_pairs: how many validation pairs choose the network.
+        tested_pairs: how many test pairs of each kind the card's figures come from.
+        audit: whether a pair maker that gives its answer away is refused, or only warned of.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    metric: Literal["siamregqc"]
+    description: str = ""
+    network: SiameseSettings = SiameseSettings()
+    source: SourceSettings = SourceSettings()
+    pairs: PairSettings = PairSettings()
+    stages: tuple[RecipeStage, ...] = Field(min_length=1)
+    trainer: TrainerSettings = TrainerSettings()
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    checked_pairs: int = Field(default=128, ge=16)
+    tested_pairs: int = Field(default=256, ge=32)
+    audit: Literal["refuse", "warn"] = "refuse"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        if self.network.encoder.dims != self.pairs.dims:
+            raise ValueError(f"the network is for {self.network.encoder.dims} axes, the pairs have {self.pairs.dims}")
+        if self.pairs.size < self.network.encoder.stride:
+            raise ValueError(
+                f"pairs.size {self.pairs.size} is smaller than the network's reach, {self.network.encoder.stride} voxels"
+            )
+        return self
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with regsim.
+
+    >>> "siamregqc" in recipe_names()
+    True
+    """
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A recipe by its name or from a TOML file, with changes `key.key=value` (values as in TOML; bare words are text).
+
+    Raises:
+        SettingsError: an unknown recipe or key (the message names the nearest), a value of the wrong kind.
+
+    Example:
+        >>> load_recipe("siamregqc", ["pairs.size=64", "trainer.seed=3"]).pairs.size
+        64
+    """
+    values = _read(name)
+    for change in changes:
+        _apply(values, change)
+    return Recipe.checked(values)
+
+
+def _read(name: str | Path) -> dict[str, object]:
+    path = RECIPES / f"{name}.toml" if str(name) in recipe_names() else Path(name)
+    if not path.is_file():
+        if Path(name).suffix != ".toml":
+            raise unknown_name("recipe", str(name), recipe_names())
+        raise SettingsError(f"recipe '{name}': no such file")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise SettingsError(f"recipe '{path.name}' is not TOML: {problem}") from None
+
+
+def _apply(values: dict[str, object], change: str) -> None:
+    """Set one value, however deep; `stages.0.steps=100` counts the stages from 0."""
+    key, equals, text = change.partition("=")
+    if not (key.strip() and equals):
+        raise SettingsError(f"--set '{change}': expected key=value, such as pairs.size=64")
+    *way, last = key.strip().split(".")
+    place: object = values
+    for part in way:
+        place = _step(place, part, change)
+    if isinstance(place, list):
+        place[_number(last, place, change)] = _value(text.strip())
+    elif isinstance(place, dict):
+        place[last] = _value(text.strip())
+    else:
+        raise SettingsError(f"--set '{change}': '{way[-1]}' is a value, nothing lies below it")
+
+
+def _step(place: object, part: str, change: str) -> object:
+    if isinstance(place, list):
+        return place[_number(part, place, change)]
+    if isinstance(place, dict):
+        return place.setdefault(part, {})
+    raise SettingsError(f"--set '{change}': '{part}' lies below a value")
+
+
+def _number(part: str, place: list[object], change: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise SettingsError(f"--set '{change}': expected a number from 0 to {len(place) - 1}, got '{part}'")
+    return int(part)
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
