@@ -261,6 +261,14 @@ def test_other_kinds_of_images() -> None:
     assert sloped.row("ncc")["spearman"] > 0.8
 
 
+def test_a_pair_that_is_not_aligned_is_doubted() -> None:
+    image = head()
+    moved = image.with_data(image.data.roll(3, dims=2))
+    said = landscape([LandscapePair(image, moved)], ["mse", "ncc"], SMALL).results.notes
+    assert any("is the pair aligned" in note for note in said)
+    assert not any("is the pair aligned" in note for note in landscape([pair()], ["mse"], SMALL).results.notes)
+
+
 def test_pairs_must_be_of_one_kind() -> None:
     with pytest.raises(GridError, match="at least one pair"):
         landscape([], ["mse"])

@@ -438,6 +438,15 @@ def test_channel_norm(batch: int, shape: tuple[int, ...], last: bool) -> None:
     assert torch.autograd.gradcheck(ours, (free.detach().requires_grad_(),), fast_mode=True)
 
 
+def test_channel_norm_in_half_precision() -> None:
+    x = memory.channels_last(torch.randn(2, 6, 9, 9, generator=torch.Generator().manual_seed(1)).bfloat16())
+    norm = ChannelNorm(6)
+    found = norm(x.requires_grad_())
+    found.sum().backward()
+    assert (found.dtype, x.grad is not None and x.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    torch.testing.assert_close(found, nn.GroupNorm(6, 6)(x.detach().float()).bfloat16(), rtol=0.01, atol=0.01)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_channel_norm_exports() -> None:
     x = memory.channels_last(torch.rand(2, 4, 6, 6))

@@ -25,6 +25,7 @@ __all__ = ["Landscape", "LandscapePair", "LandscapeSettings", "landscape"]
 LEAST_SEEN = 0.3
 SHRINK = 0.7
 SMALLEST = 0.15
+DOUBTFUL = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ def landscape(
         rows=rows,
         curves=curves(bench.tables, labels),
         nuisances=nuisances(bench.tables, labels),
-        notes=[*bench.notes, *_about(pairs, asked)],
+        notes=[*bench.notes, *_about(pairs, asked), *_doubts(rows, asked)],
         seconds=time.perf_counter() - began,
     )
     arrays = LandscapeArrays({**bench.pictures, **surface_arrays(bench.tables, asked)})
@@ -187,7 +188,7 @@ class _Bench:
     def _groups(self, canvas: Canvas, number: int, with_surface: bool) -> list[tuple[list[Probe], Screen]]:
         """The probes near the truth, and those of the wide surface; each smaller where the images do not reach so far."""
         groups = []
-        for part, name in ((0, "misalignments"), (1, "the wide surface")):
+        for part, name in ((0, "Misalignments"), (1, "Wide surface")):
             share = 1.0
             while True:
                 # the same seed every time: a smaller reach is the same drawing, smaller
@@ -200,7 +201,7 @@ class _Bench:
                 share *= SHRINK
             self._check_seen(canvas, valid)
             if share < 1:
-                self._note(f"{name} are {100 * share:.0f} % as large as asked, so that no probe leaves the images")
+                self._note(f"{name} {100 * share:.0f} % as large as asked, so that no probe leaves the images")
             groups.append((probes, Screen(canvas, valid)))
         return groups
 
@@ -246,6 +247,14 @@ def _with_surface(pairs: Sequence[LandscapePair], asked: LandscapeSettings) -> s
     for number, pair in enumerate(pairs):
         first.setdefault(pair.subject, number)
     return set(list(first.values())[: asked.surfaces or None])
+
+
+def _doubts(rows: Sequence[LandscapeRow], asked: LandscapeSettings) -> list[str]:
+    """A pair that most metrics would rather have elsewhere may not be aligned."""
+    middle = float(np.median([row["offset"] for row in rows]))
+    if middle < DOUBTFUL * asked.fine_reach:
+        return []
+    return [f"Half of the metrics put the optimum {middle:.1f} or more from the truth: is the pair aligned?"]
 
 
 def _about(pairs: Sequence[LandscapePair], asked: LandscapeSettings) -> list[str]:

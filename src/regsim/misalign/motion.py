@@ -142,9 +142,11 @@ def draw_motion(
         parameters |= {"smoothness": bent.sigma, "mix": bent.mix}
         there, here = _move(half, points) + bent.fixed, _move(other, points) + bent.moving
         displacement = _relative_displacement(there, other, bent.moving, points, shape, spacing)
+        displacement = displacement * (target > 0).reshape(-1, *[1] * (dims + 1))
     else:
-        there, here = _move(half, points), _move(other, points)
         displacement = (_move(_affine(relative, 1.0), points) - points).movedim(-1, 1)
+        fixed, moving = _move(_after(common, half), points), _move(_after(common, other), points)
+        return Motion(fixed, moving, displacement, parameters)
     return Motion(_move(common, there), _move(common, here), displacement, parameters)
 
 
@@ -215,6 +217,13 @@ def _affine(relative: torch.Tensor, share: float) -> torch.Tensor:
     """`(N, d, d + 1)`: this share of a motion."""
     matrix: torch.Tensor = torch.linalg.matrix_exp(relative * share)
     return matrix[:, :-1]
+
+
+def _after(second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """The affine `second(first(x))`, `(N, d, d + 1)`."""
+    dims = first.shape[1]
+    linear = second[:, :, :dims]
+    return torch.cat([linear @ first[:, :, :dims], linear @ first[:, :, dims:] + second[:, :, dims:]], dim=2)
 
 
 def _move(affine: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

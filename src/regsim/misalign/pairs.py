@@ -202,24 +202,24 @@ class PairMaker:
         subject, settings = self.subjects[index], self.settings
         pairing = _pairing(subject, settings, generator)
         fixed, moving = _contrasts(subject, pairing, generator)
-        labels = torch.zeros_like(subject.seen, dtype=torch.long) if subject.labels is None else subject.labels
+        seen, labels = subject.seen, subject.labels
         if settings.dims == 2:
             axis = _choice(list(self.planes[index]), generator)
             place = _choice(self.planes[index][axis], generator)
             other = _neighbour(subject, axis, place, settings.apart, generator) if pairing == "neighbours" else place
             fixed, moving = fixed.select(axis, place), moving.select(axis, other)
-            labels, seen = labels.select(axis, place), subject.seen.select(axis, place)
-        else:
-            seen = subject.seen
+            labels = None if labels is None else labels.select(axis, place)
+            seen = seen.select(axis, place)
         start = self._corner(seen, generator)
         size = (self.canvas,) * settings.dims
+        nothing = torch.zeros(size, dtype=torch.long)
         data = torch.ones(size) if subject.empty_outside else _window(torch.ones(seen.shape), start, size)
         return _Canvas(
             _window(fixed, start, size)[None],
             _window(moving, start, size)[None],
             data[None],
             _window(seen.float(), start, size)[None],
-            _window(labels, start, size)[None],
+            (nothing if labels is None else _window(labels, start, size))[None],
             pairing == "painted",
         )
 
@@ -319,8 +319,9 @@ def _pairing(subject: Subject, settings: PairSettings, generator: torch.Generato
 def _contrasts(subject: Subject, pairing: Pairing, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """The volumes of the two members: one contrast, or two different ones."""
     names = sorted(subject.images)
-    if not names:
-        return torch.zeros(subject.shape), torch.zeros(subject.shape)
+    if not names:  # painted later; zeros that take no memory
+        nothing = torch.zeros(()).expand(subject.shape)
+        return nothing, nothing
     first = _choice(names, generator)
     second = _choice([name for name in names if name != first], generator) if pairing == "contrasts" else first
     return subject.images[first], subject.images[second]
