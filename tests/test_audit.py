@@ -33,7 +33,9 @@ def test_the_fixed_maker_passes(maker: PairMaker) -> None:
 
 def test_the_papers_maker_is_caught(maker: PairMaker) -> None:
     """Only misaligned images are resampled: sharpness alone answers, and blurred aligned pairs are called misaligned."""
-    report = audit(maker.with_settings(maker.settings.model_copy(update={"resample": "misaligned", "window": OPEN})), 480)
+    report = audit(
+        maker.with_settings(maker.settings.model_copy(update={"resample": "misaligned", "window": OPEN})), 480
+    )
     assert not report.passed
     assert found(report, "blur") >= 0.8
     assert found(report, "one image") > 0.8

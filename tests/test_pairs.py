@@ -106,7 +106,9 @@ def test_rigid_motion_by_hand() -> None:
     motion = rigid_motion(90.0, (2.0, 0.0), (5, 5))
     corner = motion.displacement[0, :, 0, 0]
     torch.testing.assert_close(torch.tensor([-2.0, -2.0]) + corner, torch.tensor([2.0 + 2.0, -2.0]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(rigid_motion(0.0, (1.5, -0.5), (4, 4)).displacement[0, :, 1, 2], torch.tensor([1.5, -0.5]))
+    torch.testing.assert_close(
+        rigid_motion(0.0, (1.5, -0.5), (4, 4)).displacement[0, :, 1, 2], torch.tensor([1.5, -0.5])
+    )
 
 
 def test_draws_repeat_and_differ_by_seed() -> None:
@@ -136,7 +138,9 @@ def test_crops_never_show_what_was_not_imaged() -> None:
 
 def test_neighbours_lie_as_far_apart_as_said() -> None:
     ramp = torch.arange(20.0).reshape(20, 1, 1).expand(20, 64, 64) / 20
-    subject = replace(smooth_subject(), images={"t1": ramp}, seen=torch.ones(20, 64, 64, dtype=torch.bool), steps=(2.0, 1, 1))
+    subject = replace(
+        smooth_subject(), images={"t1": ramp}, seen=torch.ones(20, 64, 64, dtype=torch.bool), steps=(2.0, 1, 1)
+    )
     settings = PairSettings(size=32, pairing=("neighbours",), apart=(4.0, 4.0), window=OPEN)
     pairs = PairMaker([subject], settings)(20, generator())
     apart = (pairs.fixed - pairs.moving).abs().amax(dim=(1, 2, 3)) * 20
@@ -145,7 +149,9 @@ def test_neighbours_lie_as_far_apart_as_said() -> None:
 
 def test_two_contrasts_and_paintings() -> None:
     brain = bundled_subject(SourceSettings(spacing=4.0))
-    pairs = PairMaker([brain], PairSettings(size=32, pairing=("contrasts",), motion=only("rigid", aligned=1.0)))(4, generator())
+    pairs = PairMaker([brain], PairSettings(size=32, pairing=("contrasts",), motion=only("rigid", aligned=1.0)))(
+        4, generator()
+    )
     assert float((pairs.fixed - pairs.moving).abs().mean()) > 0.01
     assert pairs.labels is not None
     assert set(pairs.labels.unique().tolist()) <= {0, 1, 2}

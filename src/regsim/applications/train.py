@@ -72,49 +72,67 @@ def train_model(
         RegsimError: bad input, too few subjects, a pair maker that leaks, a training that had to stop.
     """
     check_folder(folder)
-    real, given = _read(request)
-    names = [subject.name for subject in real]
-    shares = (request.recipe.shares[0] + request.recipe.shares[2], request.recipe.shares[1], 0.0)
-    folds = (
-        split_by_subject(names, shares if given else request.recipe.shares, request.folds, request.recipe.trainer.seed)
-        if names
-        else [Fold((), (), ())]
-    )
+    subjects = read_all(request.data, request.recipe)
+    test = read_all(request.test_data, request.recipe)
+    return train_on(subjects, test, request, folder, on_step, say)
+
+
+def read_all(places: Sequence[Path], recipe: Recipe) -> list[Subject]:
+    """The subjects of several folders or manifests.
+
+    Raises:
+        InputError: two of one name.
+    """
+    found = [subject for place in places for subject in read_subjects(place, recipe.source)]
+    names = [subject.name for subject in found]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise InputError(f"two sets have a subject '{double}'; name them apart in a manifest")
+    return found
+
+
+def train_on(
+    subjects: Sequence[Subject],
+    test: Sequence[Subject],
+    request: TrainRequest,
+    folder: Path,
+    on_step: OnStep | None = None,
+    say: OnMessage | None = None,
+) -> list[Card]:
+    """`train_model` with subjects that were read before; `test` judges in place of a share of `subjects`."""
+    recipe = request.recipe
+    twice = {subject.person for subject in subjects} & {subject.person for subject in test}
+    if twice:
+        raise InputError(f"subject '{min(twice)}' is in both --data and --test-data; a test needs unseen subjects")
     cards = []
-    for number, fold in enumerate(folds):
+    for number, fold in enumerate(_split(subjects, bool(test), request)):
         place = folder / f"fold-{number + 1}" if request.folds else folder
-        cards.append(_train_fold(request, _parts(request.recipe, real, given, fold), place, on_step, say))
+        cards.append(_train_fold(request, _parts(recipe, subjects, test, fold), place, on_step, say))
     return cards
 
 
-def _read(request: TrainRequest) -> tuple[list[Subject], list[Subject]]:
-    """The subjects to split, and those given for the test."""
-    source = request.recipe.source
-    real = [subject for place in request.data for subject in read_subjects(place, source)]
-    given = [subject for place in request.test_data for subject in read_subjects(place, source)]
-    twice = {subject.name for subject in real} & {subject.name for subject in given}
-    if twice:
-        raise InputError(f"subject '{min(twice)}' is in both --data and --test-data; a test needs unseen subjects")
-    repeated = [subject.name for subject in real]
-    double = next((name for name in repeated if repeated.count(name) > 1), None)
-    if double is not None:
-        raise InputError(f"two sets have a subject '{double}'; name them apart in the manifest")
-    return real, given
+def _split(subjects: Sequence[Subject], test_given: bool, request: TrainRequest) -> list[Fold]:
+    if not subjects:
+        return [Fold((), (), ())]
+    train, validation, test = request.recipe.shares
+    shares = (train + test, validation, 0.0) if test_given else (train, validation, test)
+    people = [subject.person for subject in subjects]
+    return split_by_subject(people, shares, request.folds, request.recipe.trainer.seed)
 
 
-def _parts(recipe: Recipe, real: list[Subject], given: list[Subject], fold: Fold) -> _Parts:
+def _parts(recipe: Recipe, real: Sequence[Subject], given: Sequence[Subject], fold: Fold) -> _Parts:
     source = recipe.source
     made = shape_subjects(source.shapes, source.shape_size, recipe.pairs.dims, recipe.trainer.seed)
     if not real:
         if len(made) < 2:
             raise InputError("nothing to train on: give --data, or source.shapes above 1")
         brain = bundled_subject(source)
-        return _Parts(made, [brain], given or [brain])
+        return _Parts(made, [brain], list(given) or [brain])
 
     def of(names: Sequence[str]) -> list[Subject]:
-        return [subject for subject in real if subject.name in names]
+        return [subject for subject in real if subject.person in names]
 
-    return _Parts(of(fold.train) + made, of(fold.validation), given or of(fold.test))
+    return _Parts(of(fold.train) + made, of(fold.validation), list(given) or of(fold.test))
 
 
 def _train_fold(

@@ -111,13 +111,13 @@ class SiameseNetwork(nn.Module):
     def pooled_error(
         self, first: SiameseFeatures, second: SiameseFeatures, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mean of log(1 + error) over weights `(N, 1, *spatial)`: `(N,)`, the cells' errors and their mask weights."""
+        """log(1 + mean error) over weights `(N, 1, *spatial)`: `(N,)`; the cells' log(1 + error), and their mask weights."""
         error, confidence = self.local(first, second)
         cells = pooled(weights, error.shape[2:], self.settings.encoder.stride)
         together = confidence * cells
         total = together.flatten(1).sum(dim=1)
-        mean = (error * together).flatten(1).sum(dim=1) / total.clamp_min(torch.finfo(total.dtype).tiny)
-        return mean, error, cells
+        mean = (torch.expm1(error) * together).flatten(1).sum(dim=1) / total.clamp_min(torch.finfo(total.dtype).tiny)
+        return torch.log1p(mean), error, cells
 
     def cosine(
         self, first: SiameseFeatures, second: SiameseFeatures, weights: torch.Tensor | None = None

@@ -127,7 +127,7 @@ class SiameseRegistrationQuality(LearnedMetric):
     def _planes_value(self, part: _Part, moving: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         """The value of one set of planes, averaged by how much of each lies in mask and overlap, `(M,)`."""
         held = part.weights if seen is None else _cut(seen, part.axis, part.places)
-        other = self.network.features(_cut(moving, part.axis, part.places), part.weights)
+        other = self.network.features(_cut(moving, part.axis, part.places), held)
         values = self._value(part.features, other, held)
         if part.axis is None:
             return values

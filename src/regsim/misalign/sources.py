@@ -32,7 +32,7 @@ class Subject:
     """One anatomy: all its volumes lie on one grid of equal steps, in [0, 1].
 
     Args:
-        name: what splits keep together.
+        name: unique; sessions of one person are named "person/session" and stay together in a split.
         images: contrast to `(Z, Y, X)`; a picture has Z = 1, a stack of sections one section per z.
         labels: `(Z, Y, X)`, int64, 0 = background; None where there are none.
         seen: `(Z, Y, X)` bool, where there is anatomy.
@@ -51,6 +51,11 @@ class Subject:
     empty_outside: bool = True
     data_set: str = ""
     licence: str = ""
+
+    @property
+    def person(self) -> str:
+        """Who it is: the name up to a slash, so that several sessions of one person ("a/1", "a/2") stay together."""
+        return self.name.partition("/")[0]
 
     @property
     def shape(self) -> torch.Size:

@@ -1,0 +1,99 @@
+"""Manifests of the real sets for `regsim train`: which files, which subjects, under which licence.
+
+    python -m benchmarks.manifests OUT
+
+writes `ship.csv` (sets whose terms allow weights that are given away), `heads.csv` (label maps), `test_t1.csv` and
+`test_multi.csv` (subjects that no training sees).
+"""
+
+import argparse
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.data import data_folder
+from regsim.errors import InputError
+
+COLUMNS = ("subject", "contrast", "path", "transform", "set", "licence")
+Row = tuple[str, str, Path, str, str, str]
+IXI = ("012", "013", "014", "033", "034", "048", "049")
+SESSIONS = ("msl01_ses1", "msl01_ses2", "msl03_ses2", "msl04_ses1")
+
+
+def ship(root: Path) -> list[Row]:
+    """T1, T2 and FLAIR of five patients, T1 of seven volunteers."""
+    rows: list[Row] = []
+    for subject in ("msx07", "msx19"):
+        for contrast in ("t1", "t2", "flair"):
+            path = root / "brain_t1t2_mni" / f"sub-{subject}_{contrast}.nii.gz"
+            rows.append((subject, contrast, path, "", "brain_t1t2_mni (open_ms_data)", "CC BY 4.0"))
+    for session in SESSIONS:
+        start = root / "brain_t1t2_native" / f"sub-{session}"
+        for contrast in ("flair", "t1", "t2"):
+            transform = "" if contrast == "flair" else f"{start}_{contrast}_onto_flair_itk.txt"
+            name = session.replace("_", "/")
+            path = Path(f"{start}_{contrast}.nii.gz")
+            rows.append((name, contrast, path, transform, "brain_t1t2_native (open_ms_data)", "CC BY 4.0"))
+    for number in IXI:
+        path = root / "brain_t1_ixi_labels" / f"sub-ixi{number}_t1.nii.gz"
+        rows.append((f"ixi{number}", "t1", path, "", "IXI", "CC BY-SA 3.0"))
+    return rows
+
+
+def heads(root: Path) -> list[Row]:
+    """Label maps of sixteen heads, to be painted."""
+    paths = sorted((root / "brain_label_maps").glob("*_labels.nii.gz"))
+    return [
+        (path.name.split("_")[0], "labels", path, "", "brain_label_maps (SynthSeg)", "Apache-2.0") for path in paths
+    ]
+
+
+def test_t1(root: Path) -> list[Row]:
+    """T1 of 19 subjects that no training sees, 1 mm."""
+    oasis = [
+        (name, "t1", root / "brain_t1_oasis" / f"sub-{name}_t1.nii.gz", "", "OASIS", "test only")
+        for name in ("lapa", "lapb", "vxm1")
+    ]
+    slabs = sorted((root / "brain_t1_slabs").glob("*_t1.nii.gz"))
+    return [*oasis, *((path.name.split("_")[0], "t1", path, "", "brain_t1_slabs", "test only") for path in slabs)]
+
+
+def test_multi(root: Path) -> list[Row]:
+    """T1 and FLAIR of 16 subjects that no training sees, 2 mm."""
+    rows: list[Row] = []
+    for path in sorted((root / "brain_t1_flair_labels").glob("*_t1.nii.gz")):
+        for contrast in ("t1", "flair"):
+            other = path.with_name(path.name.replace("_t1.", f"_{contrast}."))
+            rows.append((path.name.split("_")[0], contrast, other, "", "brain_t1_flair_labels", "test only"))
+    return rows
+
+
+SETS = {"ship": ship, "heads": heads, "test_t1": test_t1, "test_multi": test_multi}
+
+
+def write_manifests(folder: Path) -> dict[str, Path]:
+    """Write all four; their paths.
+
+    Raises:
+        InputError: the sets are not to be had here.
+    """
+    root = data_folder()
+    if root is None:
+        raise InputError("the real sets are not here: set REGSIM_DATA to the folder that holds them")
+    folder.mkdir(parents=True, exist_ok=True)
+    return {name: _write(folder / f"{name}.csv", rows(root)) for name, rows in SETS.items()}
+
+
+def _write(path: Path, rows: Iterable[Row]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    return path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    for written in write_manifests(parser.parse_args().folder).values():
+        print(written)
