@@ -91,7 +91,9 @@ def arm(name: str, seed: int, changes: Sequence[str]) -> Recipe:
     recipe = load_recipe("siamregqc-paper", [*T1, f"trainer.seed={seed}", *changes])
     first, second = recipe.stages
     if "nl" in name:
-        terms = tuple(term.model_copy(update={"weight": 1.0}) for term in second.objectives if term.kind == "cross_entropy")
+        terms = tuple(
+            term.model_copy(update={"weight": 1.0}) for term in second.objectives if term.kind == "cross_entropy"
+        )
         second = second.model_copy(update={"objectives": terms})
     return recipe.model_copy(update={"stages": (second,) if name.startswith("np") else (first, second)})
 

@@ -19,6 +19,7 @@ from regsim.evaluation.results import Provenance, RegistrationResults, Views
 from regsim.images import Grid, Image, read_image, write_image
 from regsim.metrics import metric_names
 from regsim.metrics.mse import MeanSquaredError
+from regsim.metrics.zoo import bundled_models
 from regsim.registration.schedule import Level, Schedule, Stage
 from regsim.transforms import read_transform
 
@@ -310,7 +311,12 @@ def test_warp_pictures(samples: Samples, command: Command, tmp_path: Path) -> No
 
 
 def test_models(command: Command) -> None:
-    assert "No trained models" in command("models").succeeded().out
+    shown = command("models").succeeded().out
+    assert all(name in shown for name in bundled_models() or ["No trained models"])
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= 80
+    for name in bundled_models():
+        assert "subjects" in command("models", name).succeeded().out
+    command("models", "nosuch").refused("unknown model 'nosuch'", "regsim train")
 
 
 def test_report_rebuilds_the_page(samples: Samples, command: Command, tmp_path: Path) -> None:

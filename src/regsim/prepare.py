@@ -56,21 +56,33 @@ def smoothed(image: Image, sigma: tuple[float, ...]) -> Image:
 
 def gaussian(data: torch.Tensor, sigma: tuple[float, ...]) -> torch.Tensor:
     """Separable Gaussian of `(N, C, *spatial)`; `sigma` in voxels per array axis."""
-    channels = data.shape[1]
     for axis, width in enumerate(sigma):
         radius = int(np.ceil(3 * width))
         if radius == 0 or width < 0.1:
             continue
         offset = torch.arange(-radius, radius + 1, dtype=data.dtype, device=data.device)
         kernel = torch.exp(-0.5 * (offset / width) ** 2)
-        shape = [1] * data.ndim
-        shape[2 + axis] = -1
-        kernel = (kernel / kernel.sum()).reshape(shape).expand(channels, *([-1] * (data.ndim - 1)))
         pad = [0, 0] * (data.ndim - 2)
         pad[2 * (data.ndim - 3 - axis)] = pad[2 * (data.ndim - 3 - axis) + 1] = radius
-        convolve = F.conv2d if data.ndim == 4 else F.conv3d
-        data = convolve(F.pad(data, pad, mode="replicate"), kernel, groups=channels)
+        data = _along(F.pad(data, pad, mode="replicate"), kernel / kernel.sum(), 2 + axis)
     return data
+
+
+def _along(data: torch.Tensor, kernel: torch.Tensor, axis: int) -> torch.Tensor:
+    """Convolve one axis. On a CPU a sum of shifted copies is several times faster than torch's convolution of one channel."""
+    if data.device.type != "cpu":
+        shape = [1] * data.ndim
+        shape[axis] = -1
+        spread = kernel.reshape(shape).expand(data.shape[1], *([-1] * (data.ndim - 1)))
+        convolve = F.conv2d if data.ndim == 4 else F.conv3d
+        convolved: torch.Tensor = convolve(data, spread, groups=data.shape[1])
+        return convolved
+    length = data.shape[axis] - len(kernel) + 1
+    weights = kernel.tolist()
+    total: torch.Tensor = data.narrow(axis, 0, length) * weights[0]
+    for start, weight in enumerate(weights[1:], start=1):
+        total.add_(data.narrow(axis, start, length), alpha=weight)
+    return total
 
 
 def coarser(image: Image, spacing: float) -> Image:

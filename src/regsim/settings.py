@@ -4,7 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,6 +12,12 @@ from regsim.errors import SettingsError, unknown_name
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+KINDS = {
+    "model_type": "a group of settings (key = value)",
+    "tuple_type": 'a list, such as ["t1", "t2"]',
+    "dict_type": "a group of settings (key = value)",
+}
 
 
 class Settings(BaseModel):
@@ -51,11 +57,39 @@ def _in_one_line(model: type[Settings], problem: ValidationError) -> SettingsErr
     found = problem.errors(include_url=False)
     first = next((error for error in found if error["type"] == "extra_forbidden"), found[0])
     where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return unknown_name("setting", where, sorted(model.model_fields))
+    if first["type"] == "extra_forbidden":
+        return unknown_name("setting", where, _known_beside(model, first["loc"]))
+    if first["type"] == "union_tag_invalid":
+        expected = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected_tags", "")))
+        return unknown_name(f"{where}.kind", str(first.get("ctx", {}).get("tag", "")), expected)
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         return unknown_name(where, first["input"], re.findall(r"'([^']*)'", first["msg"]))
-    return SettingsError(f"setting '{where}': {in_plain_words(first)}")
+    return SettingsError(f"setting '{where}': {in_plain_words(first)}" if where else in_plain_words(first))
+
+
+def _known_beside(model: type[Settings], where: tuple[int | str, ...]) -> list[str]:
+    """The settings that stand where an unknown one was found, each with the way to it."""
+    found = [model]
+    for part in where[:-1]:
+        if isinstance(part, str):
+            below = [
+                inner
+                for one in found
+                if part in one.model_fields
+                for inner in _groups(one.model_fields[part].annotation)
+            ]
+            found = below or [
+                one for one in found if "kind" in one.model_fields and one.model_fields["kind"].default == part
+            ]
+    before = "".join(f"{part}." for part in where[:-1])
+    return sorted({before + name for one in found for name in one.model_fields})
+
+
+def _groups(annotation: Any) -> list[type[Settings]]:
+    """The groups of settings that an annotation names, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [inner for part in get_args(annotation) for inner in _groups(part)]
 
 
 def in_plain_words(error: "ErrorDetails") -> str:
@@ -66,6 +100,8 @@ def in_plain_words(error: "ErrorDetails") -> str:
     """
     if error["type"] == "missing":
         return "is missing"
+    if error["type"] in KINDS:
+        return f"expected {KINDS[error['type']]}, got {error['input']!r}"
     if error["type"] == "too_short":
         return "expected at least one entry, got none"
     said = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ").split(", unable")[0]

@@ -25,7 +25,8 @@ from regsim.evaluation.views import make_views
 from regsim.images.formats import PICTURES, ending
 from regsim.images.image import Image
 from regsim.images.io import eight_bit, write_image
-from regsim.metrics import AbstractMetric
+from regsim.metrics import AbstractMetric, metric_names
+from regsim.metrics.names import is_model, label_of
 from regsim.output import (
     check_folder,
     make_folder,
@@ -138,11 +139,11 @@ def describe(
     """All that is measured about a registration; `before` is what it is compared with (None: the files' own geometry)."""
     fixed, moving = request.fixed, request.moving
     nonlinear = deformable_part(found.transform)
-    driving = [stage.metric.partition(":")[0] for stage in found.schedule.stages]
+    driving = [stage.metric for stage in found.schedule.stages]
     return RegistrationResults(
         title=f"{moving.name} aligned to {fixed.name}",
         transform=request.transform,
-        metric=driving[-1],
+        metric=label_of(driving[-1]),
         unit=fixed.grid.unit,
         fixed=_facts(fixed),
         moving=_facts(moving),
@@ -217,17 +218,20 @@ def _before(request: Request, found: Registration) -> tuple[Transform | None, li
 def _changes(
     fixed: Image, moving: Image, before: Transform | None, found: Registration, driving: list[str]
 ) -> list[MetricChange]:
-    first, last = score(fixed, moving, None, before), score(fixed, moving, None, found.transform)
+    specs = metric_names()
+    specs += [spec for spec in dict.fromkeys(driving) if is_model(spec)]
+    first, last = score(fixed, moving, specs, before), score(fixed, moving, specs, found.transform)
+    drove = {label_of(spec) for spec in driving}
     return [
         MetricChange(
-            metric=start.metric,
+            metric=label_of(spec),
             before=start.value,
             after=end.value,
             higher_is_better=start.higher_is_better,
             unit=start.unit,
-            drove=start.metric in driving,
+            drove=label_of(spec) in drove,
         )
-        for start, end in zip(first, last, strict=True)
+        for spec, start, end in zip(specs, first, last, strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ from regsim.evaluation.scoring import as_expected, on_fixed_grid, score
 from regsim.images.image import Image
 from regsim.images.io import writable_ending, write_image
 from regsim.metrics import AbstractMetric, load_metric
+from regsim.metrics.names import label_of
 from regsim.settings import Settings
 from regsim.transforms.files import read_transform
 
@@ -46,6 +47,9 @@ def score_files(asked: ScoreRequest) -> list[MetricRow]:
     transform = None if asked.transform is None else read_transform(asked.transform, fixed.ndim)
     fixed, moving = fixed.to(asked.device), moving.to(asked.device)
     rows = score(fixed, moving, metrics, transform)
+    if metrics is not None:
+        labels = [label_of(spec) for spec in asked.metrics]
+        rows = [row.model_copy(update={"metric": label}) for row, label in zip(rows, labels, strict=True)]
     carried, mask = on_fixed_grid(fixed, moving, transform)
     for metric, path in maps:
         with torch.no_grad():

@@ -6,21 +6,17 @@ import typer
 
 from regsim.cli.options import Json, write_json
 from regsim.cli.tables import show_card, show_models
-from regsim.errors import unknown_name
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show one model's card.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one model's card: its name, or its folder.")] = None,
     json: Json = None,
 ) -> None:
     """List the trained models that come with regsim, or show one's card."""
     from regsim.metrics.checkpoint import read_card
     from regsim.metrics.zoo import bundled_models, model_folder
 
-    known = bundled_models()
-    if name is not None and name not in known:
-        raise unknown_name("model", name, known)
-    cards = [read_card(model_folder(model)) for model in ([name] if name is not None else known)]
+    cards = [read_card(model_folder(model)) for model in ([name] if name is not None else bundled_models())]
     if json != "-" and name is not None:
         show_card(cards[0])
     elif json != "-":

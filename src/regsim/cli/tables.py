@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from regsim.evaluation.landscape_rows import LandscapeResults
     from regsim.evaluation.results import MetricRow, RegistrationResults
     from regsim.metrics.checkpoint import Card
+    from regsim.training.recipe import Recipe
 
 
 def number(value: float | None) -> str:
@@ -44,6 +45,7 @@ def show_scores(rows: Sequence["MetricRow"]) -> None:
     Console().print(table)
 
 
+INTERVAL = "_interval"
 IN_TERMINAL = {
     "spearman": "order",
     "spearman_hidden": "hidden",
@@ -109,6 +111,8 @@ def show_registration(results: "RegistrationResults") -> None:
 
 def show_card(card: "Card") -> None:
     """What a model is, and how good on unseen subjects."""
+    from regsim.evaluation.training_rows import spoken
+
     table = Table(card.name, "", box=None, pad_edge=False)
     table.add_row("metric", card.metric)
     table.add_row("data", ", ".join(source.name for source in card.data) or "-")
@@ -117,7 +121,9 @@ def show_card(card: "Card") -> None:
     counts = f"{len(parts.train)} training, {len(parts.validation)} validation, {len(parts.test)} test"
     table.add_row("subjects", counts)
     for name, value in card.figures.items():
-        table.add_row(name.replace("_", " "), _figure(value))
+        if not name.endswith(INTERVAL):
+            ends = card.figures.get(name + INTERVAL)
+            table.add_row(spoken(name), _figure(value) + (f" ({_figure(ends)})" if ends is not None else ""))
     Console().print(table)
 
 
@@ -127,9 +133,23 @@ def _figure(value: float | str | tuple[float, ...]) -> str:
     return " to ".join(number(end) for end in value) if isinstance(value, tuple) else number(value)
 
 
+def show_recipes(recipes: Sequence["Recipe"]) -> None:
+    """One line a recipe, or two."""
+    table = Table("recipe", "metric", "what it trains", box=None, pad_edge=False)
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.metric, recipe.description)
+    Console().print(table)
+
+
 def show_models(cards: Sequence["Card"]) -> None:
     """One line a model."""
-    table = Table("model", "metric", "axes", "weights", "licence", box=None, pad_edge=False)
+    if not cards:
+        say("No trained models come with this regsim; `regsim train` makes one")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("metric", "axes", "weights", "licence"):
+        table.add_column(name)
     for card in cards:
         weights = sum(math.prod(tensor.shape) for tensor in card.tensors.values())
         encoder = card.network.get("encoder", {})

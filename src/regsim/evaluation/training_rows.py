@@ -129,5 +129,19 @@ def read_curves(path: Path) -> list[StageCurves]:
     return stages
 
 
+def spoken(name: str) -> str:
+    """A figure's name as words.
+
+    >>> spoken("spearman_outline_hidden"), spoken("auc")
+    ('rank correlation, outline hidden', 'AUC')
+    """
+    words = (
+        name.replace("_", " ")
+        .replace("spearman", "rank correlation")
+        .replace("correlation outline", "correlation, outline")
+    )
+    return "AUC" if words == "auc" else words
+
+
 def _empty(values: list[float]) -> bool:
     return all(math.isnan(value) for value in values)

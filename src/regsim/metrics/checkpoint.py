@@ -138,6 +138,8 @@ def read_card(folder: Path) -> Card:
 def load_weights(folder: Path, network: nn.Module) -> Card:
     """Load the weights of a model folder into a network that was built from its card's (validated) settings.
 
+    The network may have been built on torch's meta device: nothing is allocated before file and network agree.
+
     Raises:
         InputError: a card or a weights file that is missing, damaged, of another kind or not what the other one says;
             weights that do not fit the network, or are not finite.
@@ -155,7 +157,7 @@ def load_weights(folder: Path, network: nn.Module) -> Card:
     except SafetensorError as problem:
         raise InputError(f"'{path}' is damaged: {problem}") from None
     _check_finite(tensors, f"{path}")
-    network.load_state_dict(tensors)
+    network.load_state_dict(tensors, assign=True)
     return card
 
 
@@ -194,7 +196,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorFacts], int]:
 
 def _check_start(path: Path, start: bytes, length: int, size: int) -> None:
     """What the first bytes give away."""
-    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
+    pickled = start[:1] == b"\x80" and start[1:2] <= b"\x05" and length > LARGEST_HEADER  # a header may be 0x0380 long
+    if start.startswith(b"PK\x03\x04") or pickled:
         raise InputError(
             f"'{path}': a pickle (as torch.save writes), not a safetensors file; pickles can run code and are not read"
         )

@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import nn
 
-from regsim.errors import InputError
+from regsim.errors import InputError, SettingsError
 from regsim.metrics.base import AbstractMetric
 from regsim.metrics.checkpoint import Card, load_weights, read_card
 from regsim.metrics.zoo import model_folder
@@ -38,15 +38,19 @@ def load_network(
         build: makes the network from them.
 
     Raises:
-        InputError: a folder that is not there or not whole, or a model of another metric.
-        SettingsError: settings on the card that no network of this kind has.
+        InputError: a folder that is not there or not whole, a model of another metric, or settings on its card that no
+            network of this kind has.
     """
     folder = model_folder(model)
     card = read_card(folder)
     if card.metric != metric:
         raise InputError(f"model '{model}' belongs to metric '{card.metric}', not to '{metric}'; give it to that one")
-    chosen = settings.checked(dict(card.network))
-    network = build(chosen)
+    try:
+        chosen = settings.checked(dict(card.network))
+    except SettingsError as problem:
+        raise InputError(f"model '{model}', network on its card: {problem}") from None
+    with torch.device("meta"):  # no memory is taken before the file was seen to hold just these tensors
+        network = build(chosen)
     load_weights(folder, network)
     network.requires_grad_(False)
     network.eval()

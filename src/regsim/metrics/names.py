@@ -5,7 +5,7 @@ from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
-from regsim.errors import SettingsError, unknown_name
+from regsim.errors import InputError, SettingsError, unknown_name
 from regsim.metrics.base import REGISTRY, AbstractMetric
 from regsim.metrics.checkpoint import CARD, read_card
 from regsim.metrics.zoo import bundled_models, model_folder
@@ -50,19 +50,58 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
                 f"settings {sorted(settings)} given with a ready metric '{spec.name}'; give its name instead"
             )
         return spec
-    name, _, text = spec.strip().partition(":")
-    if name not in REGISTRY and (name in bundled_models() or (Path(name) / CARD).is_file()):
-        text = f"model={name}" + (f",{text}" if text else "")
-        name = read_card(model_folder(name)).metric
-    if name not in REGISTRY:
-        raise unknown_name("metric", name, metric_names())
+    name, text = _model_and_settings(spec.strip()) or _name_and_settings(spec.strip())
     together = {**_parse(text, spec), **settings}
+    if name not in REGISTRY:
+        together = {"model": name, **together}
+        name = _metric_of(name)
     try:
         return REGISTRY[name].create(**together)
     except TypeError as error:
         raise SettingsError(
             f"metric '{name}': a setting has the wrong kind of value in {together} ({error})"
         ) from error
+
+
+def label_of(spec: str) -> str:
+    """How a table names a metric: as it is registered, or a model by the last part of its folder.
+
+    >>> label_of("mind:radius=2"), label_of("models/my-metric")
+    ('mind', 'my-metric')
+    """
+    name = spec.strip().partition(":")[0]
+    return name if name in REGISTRY else Path(spec.strip()).name
+
+
+def is_model(spec: str) -> bool:
+    """Whether a metric is named by a model of it: a bundled one, or a folder."""
+    name = (_model_and_settings(spec.strip()) or _name_and_settings(spec.strip()))[0]
+    return name not in REGISTRY and (name in bundled_models() or (Path(name) / CARD).is_file())
+
+
+def _name_and_settings(spec: str) -> tuple[str, str]:
+    name, _, text = spec.partition(":")
+    return name, text
+
+
+def _model_and_settings(spec: str) -> tuple[str, str] | None:
+    """A model folder whose name holds a colon, as on Windows."""
+    return (spec, "") if ":" in spec and (Path(spec) / CARD).is_file() else None
+
+
+def _metric_of(model: str) -> str:
+    """The metric that a model belongs to.
+
+    Raises:
+        SettingsError: neither a metric nor a model.
+        InputError: a folder that holds no model.
+    """
+    if model not in bundled_models() and not Path(model).is_dir() and Path(model).name == model:
+        raise unknown_name("metric", model, [*metric_names(), *bundled_models()])
+    metric = read_card(model_folder(model)).metric
+    if metric not in REGISTRY or not REGISTRY[metric].trainable:
+        raise InputError(f"model '{model}': its card names '{metric}', which is no learned metric of this regsim")
+    return metric
 
 
 def _parse(text: str, spec: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Network bodies that learned metrics share: convolution blocks, encoders, decoders, for pictures and volumes."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from regsim.kernels.channel_norm import ChannelNorm
@@ -40,10 +40,11 @@ class EncoderSettings(Settings):
         """Voxels for one cell of the last block's output."""
         return int(self.stem * 2 ** len(self.channels))
 
-    def model_post_init(self, _context: object) -> None:
-        """Widths that no model has would only fill the memory."""
+    @model_validator(mode="after")
+    def _widths(self) -> Self:
         if not all(1 <= width <= LARGEST_WIDTH for width in self.channels):
             raise ValueError(f"channels: expected widths from 1 to {LARGEST_WIDTH}, got {self.channels}")
+        return self
 
 
 class Encoder(nn.Module):

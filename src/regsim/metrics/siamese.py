@@ -1,20 +1,31 @@
 """The Siamese network of SiamRegQC: one encoder for both images, and what compares its features."""
 
+from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
-from regsim.metrics.networks import Decoder, Encoder, EncoderSettings, averaged, padded, pooled, standardised
+from regsim.metrics.networks import (
+    LARGEST_WIDTH,
+    Decoder,
+    Encoder,
+    EncoderSettings,
+    averaged,
+    padded,
+    pooled,
+    standardised,
+)
 from regsim.settings import Settings
 
 Head = Literal["dense", "local"]
 Comparison = Literal["concatenation", "difference", "interaction", "correlation"]
 PARTS = {"concatenation": 2, "difference": 1, "interaction": 3, "correlation": 3}
 CONFIDENCE = 5.0
+LARGEST_HIDDEN = 8192
 SMALLEST_LENGTH = 1e-3
 
 
@@ -31,6 +42,8 @@ class SiameseSettings(Settings):
         reach: cells, for the correlations.
         hidden: widths of the head's inner layers.
         grid: cells a side that the dense head sees.
+        summary: width of a layer that sees mean and spread of the local head's last layer over the mask and corrects the
+            mean error by a factor (errors of a rotation grow outwards, where confidence is low); 0 = none.
         standardise: bring each image to mean 0 and deviation 1 first.
         centre: subtract each channel's mean over the cells before the cosine (ReLU features are else nearly collinear).
         value: "cosine": `1 - cos` of the two feature maps (as published); "error": the head's misalignment.
@@ -42,9 +55,20 @@ class SiameseSettings(Settings):
     head: Head = "dense"
     hidden: tuple[int, ...] = Field(default=(1024, 256), max_length=4)
     grid: int = Field(default=8, ge=1, le=64)
+    summary: int = Field(default=0, ge=0, le=LARGEST_WIDTH)
     standardise: bool = False
     centre: bool = False
     value: Literal["cosine", "error"] = "cosine"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.value == "error" and self.head != "local":
+            raise ValueError('value "error" needs the local head')
+        if self.head == "local" and not self.hidden:
+            raise ValueError("hidden: the local head needs one inner layer at least")
+        if not all(1 <= width <= LARGEST_HIDDEN for width in self.hidden):
+            raise ValueError(f"hidden: expected widths from 1 to {LARGEST_HIDDEN}, got {self.hidden}")
+        return self
 
 
 class SiameseFeatures:
@@ -58,6 +82,15 @@ class SiameseFeatures:
     def latent(self) -> torch.Tensor:
         """`(N, C, *cells)`, the last block's features after pooling."""
         return self.blocks[-1]
+
+
+@dataclass(frozen=True)
+class LocalAnswer:
+    """What the local head says: `(N, 1, *cells)` log(1 + error) and confidence, and the layer before, `(N, hidden, *cells)`."""
+
+    error: torch.Tensor
+    confidence: torch.Tensor
+    hidden: torch.Tensor
 
 
 class SiameseNetwork(nn.Module):
@@ -74,6 +107,7 @@ class SiameseNetwork(nn.Module):
         dims = settings.encoder.dims
         width = PARTS[settings.comparison] * settings.encoder.channels[-1]
         width += (2 * settings.reach + 1) ** dims if settings.comparison == "correlation" else 0
+        self.summary = _summary(settings)
         self.head = (
             _dense(width * settings.grid**dims, settings) if settings.head == "dense" else _local(width, settings)
         )
@@ -101,23 +135,31 @@ class SiameseNetwork(nn.Module):
         answer: torch.Tensor = self.head(cells.flatten(1))
         return answer
 
-    def local(self, first: SiameseFeatures, second: SiameseFeatures) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(N, 1, *cells)` each: log(1 + error) of every cell, and how much it says; the local head."""
-        answer = self.head(self.compare(first.latent, second.latent))
+    def local(self, first: SiameseFeatures, second: SiameseFeatures) -> LocalAnswer:
+        """What the local head says of every cell."""
+        hidden = self.head[:-1](self.compare(first.latent, second.latent))
         if self.settings.comparison in ("concatenation", "correlation"):
-            answer = (answer + self.head(self.compare(second.latent, first.latent))) / 2
-        return F.softplus(answer[:, :1]), torch.exp(CONFIDENCE * torch.tanh(answer[:, 1:] / CONFIDENCE))
+            hidden = (hidden + self.head[:-1](self.compare(second.latent, first.latent))) / 2
+        answer = self.head[-1](hidden)
+        confidence = torch.exp(CONFIDENCE * torch.tanh(answer[:, 1:] / CONFIDENCE))
+        return LocalAnswer(F.softplus(answer[:, :1]), confidence, hidden)
 
     def pooled_error(
         self, first: SiameseFeatures, second: SiameseFeatures, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """log(1 + mean error) over weights `(N, 1, *spatial)`: `(N,)`; the cells' log(1 + error), and their mask weights."""
-        error, confidence = self.local(first, second)
-        cells = pooled(weights, error.shape[2:], self.settings.encoder.stride)
-        together = confidence * cells
-        total = together.flatten(1).sum(dim=1)
-        mean = (torch.expm1(error) * together).flatten(1).sum(dim=1) / total.clamp_min(torch.finfo(total.dtype).tiny)
-        return torch.log1p(mean), error, cells
+        said = self.local(first, second)
+        cells = pooled(weights, said.error.shape[2:], self.settings.encoder.stride)
+        share = said.confidence * cells
+        total = share.flatten(1).sum(dim=1, keepdim=True)
+        share = share / total.clamp_min(torch.finfo(total.dtype).tiny).reshape(-1, *[1] * (share.ndim - 1))
+        mean = (torch.expm1(said.error) * share).flatten(1).sum(dim=1)
+        if self.summary is not None:
+            average = (said.hidden * share).flatten(2).sum(dim=2)
+            centred = said.hidden - average.reshape(*average.shape, *[1] * (share.ndim - 2))
+            spread = ((centred.square() * share).flatten(2).sum(dim=2) + SMALLEST_LENGTH**2).sqrt()
+            mean = mean * torch.exp(self.summary(torch.cat([average, spread], dim=1))[:, 0].clamp(-2, 2))
+        return torch.log1p(mean), said.error, cells
 
     def cosine(
         self, first: SiameseFeatures, second: SiameseFeatures, weights: torch.Tensor | None = None
@@ -174,6 +216,16 @@ def _dense(width: int, settings: SiameseSettings) -> nn.Sequential:
         parts += [nn.Linear(width, hidden), nn.ReLU()]
         width = hidden
     return nn.Sequential(*parts, nn.Linear(width, 2))
+
+
+def _summary(settings: SiameseSettings) -> nn.Sequential | None:
+    """Two layers; the last one starts at 0, that is at the factor 1."""
+    if not settings.summary or settings.head != "local":
+        return None
+    last = nn.Linear(settings.summary, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(2 * settings.hidden[-1], settings.summary), nn.ReLU(), last)
 
 
 def _local(width: int, settings: SiameseSettings) -> nn.Sequential:

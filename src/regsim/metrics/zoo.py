@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from regsim.errors import unknown_name
+from regsim.errors import SettingsError, unknown_name
 
 MODELS = Path(__file__).parent / "models"
 
@@ -30,5 +30,7 @@ def model_folder(model: str | Path) -> Path:
         return MODELS / str(model)
     place = Path(model)
     if not place.exists() and place.name == str(model):
-        raise unknown_name("model", str(model), bundled_models())
+        raise SettingsError(
+            f"{unknown_name('model', str(model), bundled_models())}; or give a folder that `regsim train` wrote"
+        )
     return place

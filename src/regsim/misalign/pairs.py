@@ -17,8 +17,7 @@ from regsim.misalign.sources import Subject
 from regsim.settings import Settings
 
 Pairing = Literal["one_image", "neighbours", "contrasts", "painted"]
-CANVAS = 1.5
-LEAST_CONTENT = 0.15
+CANVAS, MARGIN = 1.5, 1.25
 SMALLEST_SHARE = 0.25
 SHARP, HALF = 0.999, 0.5
 Option = TypeVar("Option")
@@ -37,6 +36,12 @@ class WindowSettings(Settings):
     smallest: float = Field(default=0.3, gt=0, le=1)
     largest: float = Field(default=0.9, gt=0, le=1)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.smallest > self.largest:
+            raise ValueError(f"window: smallest {self.smallest:g} is above largest {self.largest:g}")
+        return self
+
 
 class PairSettings(Settings):
     """How pairs are made.
@@ -48,7 +53,10 @@ class PairSettings(Settings):
         pairing: "one_image": both members show one image; "neighbours": sections `apart` apart; "contrasts": two contrasts
             of one subject; "painted": two paintings of its labels. Subjects without what a pairing needs are painted or
             shown as one image.
+        painted_only: share of the pairs from subjects that have labels and no images, where there are others, too.
         apart: how far sections lie apart, smallest and largest, physical units.
+        least_content: planes with less anatomy than this share of the fullest one are left out: towards the ends of an
+            object, neighbours differ so much that "aligned" loses its meaning.
         motion, appearance, window: see there. Each image of a pair draws its own appearance.
         resample: "both" images alike, or "misaligned": only the moved member of misaligned pairs, and zero filled, as the
             papers do; the audit refuses that one.
@@ -58,7 +66,9 @@ class PairSettings(Settings):
     size: int = Field(default=128, ge=8, le=1024)
     spacing: float = Field(default=1.0, gt=0)
     pairing: tuple[Pairing, ...] = ("one_image",)
+    painted_only: float = Field(default=0.3, ge=0, le=1)
     apart: tuple[float, float] = (0.0, 3.0)
+    least_content: float = Field(default=0.4, ge=0, le=1)
     motion: MotionSettings = MotionSettings()
     appearance: tuple[Appearance, ...] = ()
     window: WindowSettings = WindowSettings()
@@ -68,6 +78,8 @@ class PairSettings(Settings):
     def _has_a_pairing(self) -> Self:
         if not self.pairing:
             raise ValueError("pairing: expected at least one of one_image, neighbours, contrasts, painted")
+        if not 0 <= self.apart[0] <= self.apart[1]:
+            raise ValueError(f"apart: expected 0 <= smallest <= largest, got {self.apart}")
         return self
 
 
@@ -145,15 +157,17 @@ class PairMaker:
         self.subjects = list(subjects)
         self.settings = settings
         self.chain = Chain(changes=settings.appearance)
-        self.canvas = settings.size + 2 * math.ceil(settings.size * (CANVAS - 1) / 2)
+        share = max(CANVAS, MARGIN * settings.motion.common.zoom)
+        self.canvas = settings.size + 2 * math.ceil(settings.size * (share - 1) / 2)
         for subject in subjects:
             _check_size(subject, settings)
-        self.planes = [_planes_with_content(subject, settings.size) for subject in self.subjects]
+        flat = settings.dims == 2
+        self.planes = [_planes_with_content(subject, settings) if flat else {} for subject in self.subjects]
 
     def __call__(self, count: int, generator: torch.Generator) -> PairBatch:
         """Draw `count` pairs."""
         settings, shape = self.settings, (self.settings.size,) * self.settings.dims
-        chosen = torch.randint(len(self.subjects), (count,), generator=generator)
+        chosen = self._choose(count, generator)
         canvas = self._canvases(chosen, generator)
         motion = draw_motion(count, shape, settings.spacing, settings.motion, generator)
         if settings.resample == "misaligned":
@@ -183,6 +197,15 @@ class PairMaker:
     def with_settings(self, settings: PairSettings) -> "PairMaker":
         """The same subjects, other settings."""
         return PairMaker(self.subjects, settings)
+
+    def _choose(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Subjects by number; those with labels only share `painted_only` of the pairs, where there are others, too."""
+        bare = torch.tensor([not subject.images for subject in self.subjects])
+        weights = torch.ones(len(bare))
+        if bool(bare.any()) and not bool(bare.all()):
+            share = self.settings.painted_only
+            weights = torch.where(bare, share / bare.sum(), (1 - share) / (~bare).sum())
+        return torch.multinomial(weights, count, replacement=True, generator=generator)
 
     def _canvases(self, chosen: torch.Tensor, generator: torch.Generator) -> _Canvas:
         """The batch's canvases, stacked; those to be painted are painted, twice each."""
@@ -286,16 +309,23 @@ def _check_size(subject: Subject, settings: PairSettings) -> None:
         raise InputError(
             f"subject '{subject.name}' ({shape} voxels) is too small for crops of {settings.size}; lower pairs.size"
         )
+    if not bool(subject.seen.any()):
+        raise InputError(f"subject '{subject.name}': nothing but background in its image or label map")
 
 
-def _planes_with_content(subject: Subject, size: int) -> dict[int, list[int]]:
+def _planes_with_content(subject: Subject, settings: PairSettings) -> dict[int, list[int]]:
     """For each axis across which planes of enough extent can be cut, those with a share of the fullest one's anatomy."""
     found = {}
     for axis in subject.axes:
-        if min(n for other, n in enumerate(subject.shape) if other != axis) < size * SMALLEST_SHARE:
+        if min(n for other, n in enumerate(subject.shape) if other != axis) < settings.size * SMALLEST_SHARE:
             continue
         content = subject.seen.float().sum(dim=[other for other in range(3) if other != axis])
-        found[axis] = (content >= LEAST_CONTENT * content.max()).nonzero().flatten().tolist()
+        found[axis] = (content >= settings.least_content * content.max()).nonzero().flatten().tolist()
+    if not found:
+        raise InputError(
+            f"subject '{subject.name}' ({' x '.join(str(n) for n in subject.shape)} voxels): its planes are too narrow for "
+            f"crops of {settings.size}; lower pairs.size"
+        )
     return found
 
 

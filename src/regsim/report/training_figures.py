@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from regsim.evaluation.training_rows import CHECK, StageCurves
+from regsim.evaluation.training_rows import CHECK, StageCurves, spoken
 from regsim.report.figures import Theme, as_svg
 
 MOST_POINTS = 1500
@@ -32,7 +32,7 @@ def stage_curves(stage: StageCurves, decides: str, theme: Theme) -> bytes:
         values = np.asarray(stage.columns[name])
         known = np.isfinite(values)
         axes.plot(steps[known], values[known], color=getattr(theme, colour), linewidth=1.6, marker="o", markersize=4)
-        axes.set_ylabel(_plain(name.removeprefix(CHECK).replace("_", " ")) + "\n(validation)", color=theme.ink)
+        axes.set_ylabel(_plain(spoken(name.removeprefix(CHECK))) + "\n(validation)", color=theme.ink)
     rows[-1].set_xlabel("step", color=theme.ink)
     return as_svg(figure)
 

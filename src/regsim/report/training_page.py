@@ -9,11 +9,32 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from regsim.errors import InputError
-from regsim.evaluation.training_rows import AUDIT, CARD, CHECK, CURVES, AuditRows, ModelCard, StageCurves, read_curves
+from regsim.evaluation.training_rows import (
+    AUDIT,
+    CARD,
+    CHECK,
+    CURVES,
+    AuditRows,
+    ModelCard,
+    StageCurves,
+    read_curves,
+    spoken,
+)
 from regsim.output import write_text
 from regsim.report import figures, page, pictures, training_figures, wording
 
 INTERVAL = "_interval"
+EFFORT = "Trained in "
+MEANING = {
+    "threshold": "a pair above this value is called misaligned; chosen on the validation pairs",
+    "spearman": "does the value grow with the true error? rank correlation over all test pairs; 1 is best, 0 is chance",
+    "spearman_outline_hidden": "the same where only a disc inside the object is shown, so that its outline cannot help",
+    "auc": "how often a misaligned pair gets a higher value than an aligned one; 1 is best, 0.5 is chance",
+    "accuracy": "pairs called rightly at the threshold, mean of both kinds; 1 is best, 0.5 is chance",
+    "blurred_called_misaligned": "aligned pairs called misaligned once one image is blurred; 0 is best",
+    "best_classical": "the classical metric that did best on the same pairs",
+    "best_classical_spearman": "its rank correlation with the true error",
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,7 @@ class Figure:
     value: str
     interval: str
     is_number: bool
+    meaning: str = ""
 
 
 def write_training_page(folder: Path, target: Path | None = None) -> Path:
@@ -50,6 +72,9 @@ def render_training_page(card: ModelCard, stages: list[StageCurves], audit: Audi
     """The whole page as text. Without `stages` it has no curves, without `audit` it says so."""
     return page.environment().get_template("training.html.j2").render(
         card=card,
+        description=_described(card),
+        effort=[note for note in card.notes if note.startswith(EFFORT)],
+        notes=[note for note in card.notes if not note.startswith(EFFORT) and note != _described(card)],
         tiles=_tiles(card, stages, audit),
         figures=_figures(card),
         parts=[("training", card.subjects.train), ("validation", card.subjects.validation), ("test", card.subjects.test)],
@@ -78,7 +103,7 @@ def _read_audit(path: Path) -> AuditRows:
 def _tiles(card: ModelCard, stages: list[StageCurves], audit: AuditRows | None) -> list[wording.Tile]:
     """The first figures on unseen subjects, then the size and the effort."""
     seen = "unseen subjects" if card.subjects.test else ""
-    shown = [figure for figure in _figures(card) if figure.is_number][:3]
+    shown = [figure for figure in _figures(card) if figure.is_number and figure.name != "threshold"][:3]
     tiles = [wording.Tile(each.name, each.value, f"{each.interval}, {seen}".strip(", ")) for each in shown]
     if audit is not None:
         tone: wording.Tone = "better" if audit.passed else "worse"
@@ -94,10 +119,16 @@ def _figures(card: ModelCard) -> list[Figure]:
     """The card's figures; `x_interval` belongs to `x`."""
     ends = {name: _figure(card.figures[name + INTERVAL]) for name in card.figures if name + INTERVAL in card.figures}
     return [
-        Figure(name.replace("_", " "), _figure(value), ends.get(name, ""), isinstance(value, float))
+        Figure(spoken(name), _figure(value), ends.get(name, ""), isinstance(value, float), MEANING.get(name, ""))
         for name, value in card.figures.items()
         if name.removesuffix(INTERVAL) not in ends or name in ends
     ]
+
+
+def _described(card: ModelCard) -> str:
+    """The recipe's own words."""
+    told = card.settings.get("description")
+    return told if isinstance(told, str) else ""
 
 
 def _stage(card: ModelCard, stages: list[StageCurves], number: int) -> dict[str, Any]:
@@ -116,8 +147,8 @@ def _stage(card: ModelCard, stages: list[StageCurves], number: int) -> dict[str,
         "seconds": stage.columns["seconds"][-1] - begun,
         "first": stage.columns["loss"][0],
         "last": stage.columns["loss"][-1],
-        "checks": [name.removeprefix(CHECK).replace("_", " ") for name in stage.checks],
-        "decides": decides.replace("_", " "),
+        "checks": [spoken(name.removeprefix(CHECK)) for name in stage.checks],
+        "decides": spoken(decides),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from regsim.errors import SettingsError, unknown_name
+from regsim.errors import InputError, SettingsError, unknown_name
 from regsim.metrics.siamese import SiameseSettings
 from regsim.misalign.pairs import PairSettings
 from regsim.misalign.sources import SourceSettings
@@ -16,6 +16,10 @@ from regsim.training.objectives import Objective
 from regsim.training.settings import StageSettings, TrainerSettings
 
 RECIPES = Path(__file__).parent / "recipes"
+CHECKED = ("spearman", "accuracy")
+NEEDED_HEAD = {"cross_entropy": "dense", "regression": "local", "local_regression": "local"}
+LARGEST_SHAPES = 2**32
+BYTES_A_VOXEL = 9
 
 
 class RecipeStage(StageSettings):
@@ -31,6 +35,7 @@ class Recipe(Settings):
         name: of the model.
         metric: the registered metric that it will belong to.
         description: in a sentence.
+        licence: of the weights, for the card.
         network: see `SiameseSettings`.
         source, pairs: what pairs are made of, and how.
         stages: in order.
@@ -44,6 +49,7 @@ class Recipe(Settings):
     name: str = Field(min_length=1, max_length=100)
     metric: Literal["siamregqc"]
     description: str = ""
+    licence: str = ""
     network: SiameseSettings = SiameseSettings()
     source: SourceSettings = SourceSettings()
     pairs: PairSettings = PairSettings()
@@ -57,10 +63,39 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
         if self.network.encoder.dims != self.pairs.dims:
-            raise ValueError(f"the network is for {self.network.encoder.dims} axes, the pairs have {self.pairs.dims}")
+            raise ValueError(
+                f"the network is for {self.network.encoder.dims} axes, the pairs have {self.pairs.dims}; set "
+                "network.encoder.dims and pairs.dims alike"
+            )
         if self.pairs.size < self.network.encoder.stride:
             raise ValueError(
                 f"pairs.size {self.pairs.size} is smaller than the network's reach, {self.network.encoder.stride} voxels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_learnt(self) -> "Recipe":
+        head = self.network.head
+        for number, stage in enumerate(self.stages):
+            for term in stage.objectives:
+                if NEEDED_HEAD.get(term.kind, head) != head:
+                    raise ValueError(f"objective {term.kind} needs network.head {NEEDED_HEAD[term.kind]}, got {head}")
+            if stage.check_every and (stage.decides not in CHECKED or stage.better != "higher"):
+                raise ValueError(
+                    f"stages.{number}: expected decides spearman or accuracy, and better higher, got "
+                    f"'{stage.decides}' and '{stage.better}'"
+                )
+        if self.network.value == "error" and head != "local":
+            raise ValueError("network.value error needs network.head local")
+        return self
+
+    @model_validator(mode="after")
+    def _shapes_fit_the_memory(self) -> "Recipe":
+        source = self.source
+        if source.shapes * source.shape_size**self.pairs.dims * BYTES_A_VOXEL > LARGEST_SHAPES:
+            raise ValueError(
+                f"{source.shapes} made-up anatomies of {source.shape_size} voxels a side do not fit into "
+                f"{LARGEST_SHAPES >> 30} GB of memory; lower source.shapes or source.shape_size"
             )
         return self
 
@@ -72,6 +107,11 @@ def recipe_names() -> list[str]:
     True
     """
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def bundled_recipes() -> list[Recipe]:
+    """They themselves, in the order of their names."""
+    return [load_recipe(name) for name in recipe_names()]
 
 
 def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -98,6 +138,8 @@ def _read(name: str | Path) -> dict[str, object]:
         raise SettingsError(f"recipe '{name}': no such file")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise InputError(f"recipe '{path}' cannot be read: {problem.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise SettingsError(f"recipe '{path.name}' is not TOML: {problem}") from None
 
@@ -112,9 +154,9 @@ def _apply(values: dict[str, object], change: str) -> None:
     for part in way:
         place = _step(place, part, change)
     if isinstance(place, list):
-        place[_number(last, place, change)] = _value(text.strip())
+        place[_number(last, place, change)] = _value(text.strip(), change)
     elif isinstance(place, dict):
-        place[last] = _value(text.strip())
+        place[last] = _value(text.strip(), change)
     else:
         raise SettingsError(f"--set '{change}': '{way[-1]}' is a value, nothing lies below it")
 
@@ -133,8 +175,13 @@ def _number(part: str, place: list[object], change: str) -> int:
     return int(part)
 
 
-def _value(text: str) -> object:
+def _value(text: str, change: str) -> object:
+    """As TOML reads it; a bare word is text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        if text[:1] in ("[", "{", '"', "'"):
+            raise SettingsError(
+                f'--set \'{change}\': expected a value as in TOML, such as 3, true or ["t1", "t2"], got {text}'
+            ) from None
         return text

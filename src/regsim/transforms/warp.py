@@ -15,6 +15,7 @@ from regsim.transforms.sampling import inside, sample
 
 Method = Literal["linear", "nearest", "cubic", "labels"]
 METHODS = ("linear", "nearest", "cubic", "labels")
+EXACT = 2**24
 
 
 @torch.no_grad()
@@ -54,12 +55,12 @@ def warp(
         if transform is None
         else transform.mapping(grid)().float().to(image.data.device)
     )
-    mask = inside(image.grid, points)
+    held = inside(image.grid, points)
+    mask = held
     if image.mask is not None:
-        mask = mask * (sample(image.mask[None], image.grid, points, "nearest", "border")[0, 0] > 0.5)
+        mask = held * (sample(image.mask[None], image.grid, points, "nearest", "border")[0, 0] > 0.5)
     values = _labels(image, points) if chosen == "labels" else _values(image, points, chosen)
-    outside = inside(image.grid, points)[None] == 0
-    return Image(torch.where(outside, torch.as_tensor(fill).to(values), values), grid, mask[None], image.name)
+    return Image(torch.where(held[None] == 0, torch.as_tensor(fill).to(values), values), grid, mask[None], image.name)
 
 
 def _method(image: Image, method: Method | None) -> Method:
@@ -92,7 +93,10 @@ def _values(image: Image, points: torch.Tensor, method: Method) -> torch.Tensor:
 
 
 def _labels(image: Image, points: torch.Tensor) -> torch.Tensor:
-    """Nearest neighbour over positions in the list of labels, so that a large label is not rounded by float32."""
+    """Nearest neighbour; where float32 would round a label, over positions in the list of labels."""
+    if image.is_labels and all(abs(int(end)) <= EXACT for end in image.data.aminmax()):
+        near: torch.Tensor = sample(image.batch.float(), image.grid, points, "nearest", "border")[0]
+        return near.round().long()
     known, position = torch.unique(image.data, return_inverse=True)
     nearest = sample(position[None].float(), image.grid, points, "nearest", "border")[0]
     carried: torch.Tensor = known[nearest.round().long()]
