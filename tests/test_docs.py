@@ -21,6 +21,7 @@ import regsim
 from regsim.cli.app import app, run
 from regsim.images.examples import brain, brain_tissues
 from regsim.images.landmarks import write_landmarks
+from regsim.misalign import audit
 from regsim.prepare import coarser
 from regsim.transforms import Rigid, warp
 
@@ -34,6 +35,10 @@ PAGES = [
 RUN_PAGES = [page for page in PAGES if page.name not in ("lab-notes.md", "add-a-metric.md")]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 TOO_LONG = {"demo"}
+SHORT_TRAINING = (
+    "pairs.size=16", "source.spacing=9", "source.shapes=2", "source.shape_size=32", "stages.0.steps=2", "stages.0.batch=2",
+    "checked_pairs=16", "tested_pairs=32", "network.hidden=[8]", "network.encoder.channels=[8, 8]", "audit=warn",
+)  # fmt: skip
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -85,6 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_landmarks(fixed.grid.corners(), Path("fixed_points.csv"))
         write_landmarks(shift(fixed.grid.corners()).detach(), Path("moving_points.csv"))
         _sections(fixed)
+        _subjects(fixed)
         for name in ("dicom_t1", "dicom_t2"):
             _dicom(Path(name), fixed)
         yield place
@@ -96,6 +102,19 @@ def _sections(image: regsim.Image) -> None:
         section = image.data[0, image.grid.size[2] // 2 + number]
         big = torch.nn.functional.interpolate(section[None, None], (48, 48), mode="bilinear")[0, 0] * 255
         regsim.write_image(regsim.Image.of_array(big.round()), f"section_{number}.png")
+
+
+def _subjects(image: regsim.Image) -> None:
+    """Four subjects, each the brain cut and lit in its own way; and four blocks of sections."""
+    Path("scans").mkdir()
+    for number, name in enumerate(("anna", "ben", "cleo", "dan")):
+        data = image.data.flip(3) if number % 2 else image.data
+        regsim.write_image(image.with_data(data ** (0.7 + 0.2 * number)), f"scans/{name}_t1.nii.gz")
+        block = Path("sections", name)
+        block.mkdir(parents=True)
+        for place in (8, 9, 10):
+            picture = torch.nn.functional.interpolate(data[:, place][None], (48, 48), mode="bilinear")[0, 0]
+            regsim.write_image(regsim.Image.of_array((picture * 255).round()), block / f"{place:03d}.png")
 
 
 def _dicom(folder: Path, image: regsim.Image) -> None:
@@ -128,11 +147,14 @@ def test_commands_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in RUN_PAGES if commands(page) or blocks(page, "python")], ids=page_id)
-def test_blocks_and_commands_run(page: Path, folder: Path) -> None:
+def test_blocks_and_commands_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shell before Python, since the Python reads what the commands wrote; blocks of a page share their names."""
+    monkeypatch.setattr(audit, "TREES", 10)
     for words in commands(page):
         if words[0] in TOO_LONG or words[1:2] == ["demo"]:
             continue
+        if words[0] == "train" and "--list" not in words:
+            words += [word for setting in SHORT_TRAINING for word in ("--set", setting)]
         assert run(words) == 0, f"{page_id(page)}: regsim {shlex.join(words)}"
     names: dict[str, object] = {"__name__": "docs"}
     for block in blocks(page, "python"):

@@ -72,7 +72,7 @@ class SiameseSettings(Settings):
 
 
 class SiameseFeatures:
-    """What one image is to the network: the features of each block, the pooled last ones, and the image's weights."""
+    """What one image is to the network: the features of each block."""
 
     def __init__(self, blocks: list[torch.Tensor], shape: torch.Size):
         self.blocks = blocks
@@ -80,7 +80,7 @@ class SiameseFeatures:
 
     @property
     def latent(self) -> torch.Tensor:
-        """`(N, C, *cells)`, the last block's features after pooling."""
+        """`(N, C, *cells)`, the last block's features."""
         return self.blocks[-1]
 
 
@@ -116,6 +116,11 @@ class SiameseNetwork(nn.Module):
         """Encode `(N, 1, *spatial)`; images whose sides are no multiple of the stride are padded with zeros."""
         seen = standardised(image, weights) if self.settings.standardise else image
         return SiameseFeatures(self.encoder(padded(seen, self.settings.encoder.stride)), image.shape[2:])
+
+    def unpooled(self, image: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        """The last block's features before pooling, for maps."""
+        seen = standardised(image, weights) if self.settings.standardise else image
+        return self.encoder.unpooled(padded(seen, self.settings.encoder.stride))
 
     def compare(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """What the head sees of two latents."""

@@ -20,6 +20,7 @@ class _Part:
 
     axis: int | None
     places: list[int]
+    image: torch.Tensor
     features: SiameseFeatures
     weights: torch.Tensor
 
@@ -122,7 +123,7 @@ class SiameseRegistrationQuality(LearnedMetric):
         places = [] if axis is None else places_along(fixed.shape[axis + 2])
         held = torch.ones_like(fixed) if weights is None else weights
         image, held = _cut(fixed, axis, places), _cut(held, axis, places)
-        return _Part(axis, places, self.network.features(image, held), held)
+        return _Part(axis, places, image, self.network.features(image, held), held)
 
     def _planes_value(self, part: _Part, moving: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         """The value of one set of planes, averaged by how much of each lies in mask and overlap, `(M,)`."""
@@ -143,8 +144,8 @@ class SiameseRegistrationQuality(LearnedMetric):
     def _differences(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
         """`(M, channels, *spatial)`; of a volume by planes, its planes across the first usable axis."""
         part = state.parts[0]
-        other = self.network.features(_cut(moving, part.axis, part.places), part.weights)
-        apart = (part.features.blocks[-2] - other.blocks[-2]).abs()
+        other = self.network.unpooled(_cut(moving, part.axis, part.places), part.weights)
+        apart = (self.network.unpooled(part.image, part.weights) - other).abs()
         shape = part.features.shape
         size = [n * self.settings.encoder.stride // 2 for n in apart.shape[2:]]
         full = F.interpolate(apart, size=size, mode="bilinear" if apart.ndim == 4 else "trilinear")
