@@ -143,8 +143,8 @@ def main() -> None:
     train, test = read_all([manifests["ship"]], base), read_all([manifests["test_t1"]], base)
     names = ["default"] if asked.what == "default" else list(PAPER)
     rows: dict[str, list[dict[str, float]]] = {}
-    for name in names:
-        for seed in range(asked.seeds):
+    for seed in range(asked.seeds):
+        for name in names:
             recipe = (
                 load_recipe("siamregqc", [*T1, f"trainer.seed={seed}", *asked.changes])
                 if name == "default"

@@ -33,7 +33,7 @@ from regsim.training.state import STATE
 from .conftest import Command, Samples, volume
 
 FILES = {WEIGHTS, CARD, "curves.csv", "audit.json", "run.json", "report.html"}
-TREES = 15
+TREES = 20
 SHAPE = (24, 44, 40)
 SETTINGS = (
     "pairs.size=32", "source.spacing=1", "source.shapes=2", "source.shape_size=48", "stages.0.steps=3", "stages.0.batch=4",
@@ -170,6 +170,14 @@ def test_folds(scans: Path, command: Command, tmp_path: Path) -> None:
     again = json.loads(command(*arguments).succeeded().out)["models"]
     assert [one["created"] == other["created"] for one, other in zip(cards, again, strict=True)][::2] == [True, True]
     assert [one["sha256"] for one in cards] == [one["sha256"] for one in again]
+
+
+def test_what_is_read_is_said(scans: Path) -> None:
+    from regsim.applications.train import read_all
+
+    said: list[str] = []
+    read_all([scans], load_recipe("siamregqc"), said.append)
+    assert said == [f"reading {name}" for name in "abcd"]
 
 
 def test_subjects_that_only_judge(scans: Path, command: Command, tmp_path: Path) -> None:
@@ -458,6 +466,12 @@ def test_data_that_do_not_suit_the_recipe(scans: Path, command: Command, tmp_pat
         "stages.0.check_every=1", "stages.0.decides=spearman", "stages.0.better=higher", "shares=[1.0,0.0,0.0]"
     )
     command(*arguments, *out, *checked).refused("validation subjects")
+    thick = shutil.copytree(scans, tmp_path / "thick")
+    write(thick, "a_t1.nii.gz", brain(0), (1.0, 1.0, 4.0))
+    solid = ("pairs.dims=3", "network.encoder.dims=3", "pairs.size=16", "source.shapes=0")
+    command("train", "siamregqc", "--data", thick, *SMALL, *out, *sets(*solid)).refused(
+        "'a'", "4 x 1 x 1", "pairs.dims 2"
+    )
     assert not (tmp_path / "m").exists()
     (tmp_path / "file").write_text("mine")
     command(*arguments, "-o", tmp_path / "file").refused("is a file", "another -o")

@@ -14,7 +14,8 @@ def landscape(
     moving: Annotated[Path | None, typer.Argument(help="Moving image, aligned with it, on any grid.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")] = Path("landscape"),
     metric: Annotated[
-        list[str] | None, typer.Option("-m", "--metric", help="NAME or NAME:setting=value; repeat. All if none.")
+        list[str] | None,
+        typer.Option("-m", "--metric", help="NAME, NAME:setting=value, or a model folder; repeat. All if none."),
     ] = None,
     pairs: Annotated[
         Path | None, typer.Option("--pairs", help="CSV with columns fixed, moving, subject; instead of two files.")

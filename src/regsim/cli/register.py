@@ -31,7 +31,9 @@ def register(
     metric: Annotated[
         str | None,
         typer.Option(
-            "-m", "--metric", help="Drives the last stage. Default: nmi (linear), two-scale mind (deformable)."
+            "-m",
+            "--metric",
+            help="Drives the last stage; also a model folder. Default: nmi (linear), two-scale mind (deformable).",
         ),
     ] = None,
     linear_metric: Annotated[

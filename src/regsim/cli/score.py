@@ -24,7 +24,7 @@ def score(
     fixed: Annotated[Path, typer.Argument(help="Fixed image: file or DICOM folder.")],
     moving: Annotated[Path, typer.Argument(help="Moving image, on any grid.")],
     metric: Annotated[
-        list[str] | None, typer.Option("-m", "--metric", help="NAME or NAME:setting=value; repeat.")
+        list[str] | None, typer.Option("-m", "--metric", help="NAME, NAME:setting=value, or a model folder; repeat.")
     ] = None,
     transform: Annotated[Path | None, typer.Option("--transform", help="Fixed points to moving points.")] = None,
     maps: Annotated[

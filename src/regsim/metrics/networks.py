@@ -70,9 +70,9 @@ class Encoder(nn.Module):
         found = []
         features = self.stem(image)
         for block in self.blocks:
-            convolve, *rest = block
-            features = self.pool(convolve(features))
-            for part in rest:
+            parts = list(block.children())
+            features = self.pool(parts[0](features))
+            for part in parts[1:]:
                 features = part(features)
             found.append(features)
         return found

@@ -46,6 +46,8 @@ class SiameseSettings(Settings):
             mean error by a factor (errors of a rotation grow outwards, where confidence is low); 0 = none.
         standardise: bring each image to mean 0 and deviation 1 first.
         centre: subtract each channel's mean over the cells before the cosine (ReLU features are else nearly collinear).
+        mirrored: the metric also looks at both images mirrored, and averages: twice the work, steadier values, and no left
+            or right. Training does not.
         value: "cosine": `1 - cos` of the two feature maps (as published); "error": the head's misalignment.
     """
 
@@ -58,6 +60,7 @@ class SiameseSettings(Settings):
     summary: int = Field(default=0, ge=0, le=LARGEST_WIDTH)
     standardise: bool = False
     centre: bool = False
+    mirrored: bool = False
     value: Literal["cosine", "error"] = "cosine"
 
     @model_validator(mode="after")

@@ -123,13 +123,21 @@ class SiameseRegistrationQuality(LearnedMetric):
         places = [] if axis is None else places_along(fixed.shape[axis + 2])
         held = torch.ones_like(fixed) if weights is None else weights
         image, held = _cut(fixed, axis, places), _cut(held, axis, places)
-        return _Part(axis, places, image, self.network.features(image, held), held)
+        return _Part(axis, places, image, self._features(image, held), held)
+
+    def _features(self, image: torch.Tensor, held: torch.Tensor) -> SiameseFeatures:
+        """Of the image, and behind it in the batch of its mirror where the model looks at both."""
+        return self.network.features(self._with_mirror(image), self._with_mirror(held))
+
+    def _with_mirror(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([image, image.flip(-1)]) if self.settings.mirrored else image
 
     def _planes_value(self, part: _Part, moving: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         """The value of one set of planes, averaged by how much of each lies in mask and overlap, `(M,)`."""
         held = part.weights if seen is None else _cut(seen, part.axis, part.places)
-        other = self.network.features(_cut(moving, part.axis, part.places), held)
-        values = self._value(part.features, other, held)
+        other = self._features(_cut(moving, part.axis, part.places), held)
+        values = self._value(part.features, other, self._with_mirror(held))
+        values = values.reshape(-1, len(held)).mean(dim=0)
         if part.axis is None:
             return values
         share = held.flatten(1).mean(dim=1).reshape(moving.shape[0], -1)

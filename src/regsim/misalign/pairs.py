@@ -20,6 +20,7 @@ Pairing = Literal["one_image", "neighbours", "contrasts", "painted"]
 CANVAS, MARGIN = 1.5, 1.25
 SMALLEST_SHARE = 0.25
 SHARP, HALF = 0.999, 0.5
+UNEQUAL = 1.2
 Option = TypeVar("Option")
 
 
@@ -309,6 +310,10 @@ def _check_size(subject: Subject, settings: PairSettings) -> None:
         raise InputError(
             f"subject '{subject.name}' ({shape} voxels) is too small for crops of {settings.size}; lower pairs.size"
         )
+    if settings.dims == 3 and max(subject.steps) > UNEQUAL * min(subject.steps):
+        steps = " x ".join(f"{step:g}" for step in subject.steps)
+        remedy = "blocks (pairs.dims 3) need equal sides; raise source.spacing, or train on planes (pairs.dims 2)"
+        raise InputError(f"subject '{subject.name}' has voxels of {steps}: {remedy}")
     if not bool(subject.seen.any()):
         raise InputError(f"subject '{subject.name}': nothing but background in its image or label map")
 
@@ -322,10 +327,7 @@ def _planes_with_content(subject: Subject, settings: PairSettings) -> dict[int, 
         content = subject.seen.float().sum(dim=[other for other in range(3) if other != axis])
         found[axis] = (content >= settings.least_content * content.max()).nonzero().flatten().tolist()
     if not found:
-        raise InputError(
-            f"subject '{subject.name}' ({' x '.join(str(n) for n in subject.shape)} voxels): its planes are too narrow for "
-            f"crops of {settings.size}; lower pairs.size"
-        )
+        raise InputError(f"subject '{subject.name}': planes too narrow for crops of {settings.size}; lower pairs.size")
     return found
 
 
