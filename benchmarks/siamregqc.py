@@ -22,7 +22,9 @@ from regsim.evaluation.known_pairs import costs, draw_known_pairs, judge
 from regsim.evaluation.landscape import LandscapePair
 from regsim.images import Image
 from regsim.metrics import load_metric
-from regsim.misalign.pairs import PairMaker
+from regsim.metrics.siamese import SiameseNetwork
+from regsim.metrics.siamregqc import SiameseRegistrationQuality
+from regsim.misalign.pairs import PairBatch, PairMaker
 from regsim.misalign.sources import Subject
 from regsim.prepare import coarser
 from regsim.training.memory import keep_freed_memory
@@ -63,8 +65,22 @@ def judged(folder: Path, recipe: Recipe, test: Sequence[Subject], threshold: flo
     cost, apart = costs(metric, pairs.sorted), pairs.sorted.misaligned
     ranks = {name: judge(load_metric(name), pairs)["spearman"] for name in CLASSICAL}
     plain = {name: value for name, value in found.items() if isinstance(value, float)}
+    if isinstance(metric, SiameseRegistrationQuality) and metric.settings.head == "dense":
+        plain["classifier accuracy"] = classifier_accuracy(metric.network, pairs.sorted)
     plain |= {"value aligned": float(cost[~apart].mean()), "value misaligned": float(cost[apart].mean())}
     return {**plain, **{f"spearman {name}": value for name, value in ranks.items() if isinstance(value, float)}}
+
+
+@torch.no_grad()
+def classifier_accuracy(network: SiameseNetwork, pairs: PairBatch) -> float:
+    """Balanced accuracy of the network's own two outputs, which the metric does not use."""
+    called = []
+    for first in range(0, len(pairs.fixed), 16):
+        part = slice(first, first + 16)
+        features = [network.features(image[part], pairs.mask[part]) for image in (pairs.fixed, pairs.moving)]
+        called.append(network.logits(*features).argmax(dim=1))
+    said, truth = torch.cat(called) == 1, pairs.misaligned
+    return float((said[truth].double().mean() + (~said[~truth]).double().mean()) / 2)
 
 
 def in_pixels(pair: LandscapePair, spacing: float) -> LandscapePair:
@@ -100,7 +116,7 @@ def row(name: str, recipe: Recipe, train: Sequence[Subject], test: Sequence[Subj
 
 def table(rows: dict[str, list[dict[str, float]]], figures: Sequence[str]) -> str:
     """Mean and spread over seeds, Markdown."""
-    figures = [*figures, "value aligned", "value misaligned"] if "full" in rows else list(figures)
+    figures = ["classifier accuracy", *figures, "value aligned", "value misaligned"] if "full" in rows else list(figures)
     lines = ["| | " + " | ".join(figures) + " |", "|---" * (len(figures) + 1) + "|"]
     for name, found in rows.items():
         cells = []

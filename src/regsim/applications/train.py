@@ -190,11 +190,14 @@ class _Job:
         return {**figures, "best_classical": best, "best_classical_spearman": ranks[best]}
 
     def _threshold(self, metric: AbstractMetric, least: float) -> float:
-        """Above which cost a pair is called misaligned: the best on pairs of the training and validation subjects.
+        """Above which cost a pair is called misaligned.
 
-        One number from many people: a few validation subjects alone would make it a matter of chance.
+        Half of the smallest misalignment where the value is an error; else the best one on pairs of the training and
+        validation subjects (a few validation subjects alone would make it a matter of chance).
         """
         recipe = self.recipe
+        if recipe.network.value == "error":
+            return least / 2
         known = [*self.parts.train, *self.parts.validation]
         maker = PairMaker([subject for subject in known if subject.images] or known, recipe.pairs)
         pairs = draw_known_pairs(maker, 2 * recipe.checked_pairs, recipe.trainer.seed + 3, least).sorted
