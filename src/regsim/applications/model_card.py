@@ -20,12 +20,15 @@ Figures = dict[str, float | str | tuple[float, ...]]
 
 def model_card(recipe: Recipe, parts: Parts, seconds: float, notes: Sequence[str]) -> Card:
     """The card without figures, tensors and hash."""
-    sets = {subject.data_set: subject.licence for subject in parts.all}
+    sets = {subject.data_set: subject.licence for subject in (*parts.train, *parts.validation)}
+    judges = sorted({subject.data_set or "unnamed" for subject in parts.test} - set(sets))
     data = (
         DataSource(name=name or "unnamed", licence=licence or "not stated") for name, licence in sorted(sets.items())
     )
     made = len(parts.train) - len(_names(parts.train))
     beside = f", on {made} made-up anatomies beside the subjects named" if made else ""
+    if judges:
+        notes = [*notes, f"Judged on subjects of {', '.join(judges)}, from which nothing was learnt."]
     said = [recipe.description, f"Trained in {seconds:.0f} s{beside}.", *notes]
     return Card(
         name=recipe.name,
@@ -37,6 +40,7 @@ def model_card(recipe: Recipe, parts: Parts, seconds: float, notes: Sequence[str
         versions=versions(),
         seed=recipe.trainer.seed,
         created=now(),
+        licence=recipe.licence,
         notes=tuple(note for note in said if note),
     )
 

@@ -18,7 +18,7 @@ from regsim.cli.warp import warp
 from regsim.errors import RegistrationError, RegsimError, TrainingError
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
-NO_MEMORY = "out of memory; try --finest with a larger spacing, or --device cpu"
+NO_MEMORY = "out of memory; try a coarser --finest or --spacing (train: smaller pairs.size or batch), or --device cpu"
 
 app = typer.Typer(
     help="Similarity metrics for image registration: score, register, look.",

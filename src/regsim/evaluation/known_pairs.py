@@ -45,8 +45,11 @@ def draw_known_pairs(maker: PairMaker, count: int, seed: int, least: float) -> K
     def draw(error: tuple[float, float], aligned: float, window: WindowSettings, number: int) -> PairBatch:
         motion = settings.motion.model_copy(update={"error": error, "aligned": aligned, "distribution": "uniform"})
         plain = {"motion": motion, "window": window, "appearance": (), "resample": "both"}
-        return _drawn(maker.with_settings(settings.model_copy(update=plain)), count, seed + number)
+        drawn = _drawn(maker.with_settings(settings.model_copy(update=plain)), count, seed + number)
+        return replace(drawn, subject=person[drawn.subject])
 
+    people = [subject.person for subject in maker.subjects]
+    person = torch.tensor([people.index(name) for name in people])
     return KnownPairs(
         graded=draw((0.0, high), 0.0, OPEN, 0),
         hidden=draw((0.0, high), 0.0, HIDDEN, 1),
@@ -57,7 +60,7 @@ def draw_known_pairs(maker: PairMaker, count: int, seed: int, least: float) -> K
 def judge(
     metric: AbstractMetric, pairs: KnownPairs, threshold: float | None = None
 ) -> dict[str, float | tuple[float, ...]]:
-    """Figures of one metric; intervals are 95 % by resampling subjects, given from three subjects on.
+    """Figures of one metric; intervals are 95 % by resampling people, given from three people on.
 
     - `spearman`: rank correlation of cost and true error, all subjects pooled.
     - `spearman_outline_hidden`: the same where only a disc inside is shown.

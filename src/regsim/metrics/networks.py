@@ -14,6 +14,7 @@ from regsim.settings import Settings
 Normalisation = Literal["none", "group"]
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 LARGEST_WIDTH = 1024
+WIDEST_DECODER = 32
 TINY = 1e-3
 SMALLEST_VARIANCE = 1e-20
 
@@ -89,16 +90,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder mirrored: from its last features back to the image's grid, for autoencoding and segmentation."""
+    """The encoder mirrored, but slim: from its last features back to the image's grid, for autoencoding and segmentation."""
 
     def __init__(self, settings: EncoderSettings, outputs: int = 1):
         super().__init__()
         self.settings = settings
-        widths = tuple(reversed(settings.channels))
-        self.blocks = nn.ModuleList(
-            _block(width, widths[min(place + 1, len(widths) - 1)], settings, False)
-            for place, width in enumerate(widths)
-        )
+        widths = tuple(min(width, WIDEST_DECODER) for width in reversed(settings.channels))
+        outside = (*widths[1:], widths[-1])
+        inside = (settings.channels[-1], *outside[:-1])
+        self.blocks = nn.ModuleList(_block(*ends, settings, False) for ends in zip(inside, outside, strict=True))
         convolve = nn.Conv2d if settings.dims == 2 else nn.Conv3d
         self.last = convolve(widths[-1], outputs, 3, padding=1)
 

@@ -50,7 +50,7 @@ class PairSettings(Settings):
     Args:
         dims: 2 cuts planes, 3 takes blocks.
         size: side of the crops, voxels.
-        spacing: physical size of a voxel (what the sources were read at).
+        spacing: what a voxel counts in lengths of motions; 1 means that they, and errors, are in voxels.
         pairing: "one_image": both members show one image; "neighbours": sections `apart` apart; "contrasts": two contrasts
             of one subject; "painted": two paintings of its labels. Subjects without what a pairing needs are painted or
             shown as one image.

@@ -268,8 +268,8 @@ class _Run:
         facts, path = state.facts, self.folder / STATE
         if facts["fingerprint"] != self.fingerprint:
             raise InputError(
-                f"'{path}' is the state of a training with other settings, data or network; remove it to train from the "
-                "start, or give another folder"
+                f"'{path}' is the state of a training with other settings, data or network; give another folder, or "
+                "--fresh (remove it) to train from the start"
             )
         if facts["processes"] != self.accelerator.num_processes:
             raise InputError(
