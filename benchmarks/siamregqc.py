@@ -116,7 +116,9 @@ def row(name: str, recipe: Recipe, train: Sequence[Subject], test: Sequence[Subj
 
 def table(rows: dict[str, list[dict[str, float]]], figures: Sequence[str]) -> str:
     """Mean and spread over seeds, Markdown."""
-    figures = ["classifier accuracy", *figures, "value aligned", "value misaligned"] if "full" in rows else list(figures)
+    figures = (
+        ["classifier accuracy", *figures, "value aligned", "value misaligned"] if "full" in rows else list(figures)
+    )
     lines = ["| | " + " | ".join(figures) + " |", "|---" * (len(figures) + 1) + "|"]
     for name, found in rows.items():
         cells = []

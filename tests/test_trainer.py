@@ -150,7 +150,7 @@ def test_a_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     other = [Stage(mean_error, pictures, None, stage_settings(learning_rate=2e-3))]
     for changed in (lambda: train(network(), other, QUICK, tmp_path, recipe="a"),
                     lambda: train(network(), stages()[:1], QUICK, tmp_path, recipe="b")):  # fmt: skip
-        with pytest.raises(InputError, match="other settings, data or network; remove it"):
+        with pytest.raises(InputError, match="other settings, data or network; give another folder"):
             changed()
     patient = TrainerSettings(checkpoint_every=9, fast_memory=False, device="cpu")
     train(network(), stages()[:1], patient, tmp_path, recipe="a")  # these change nothing that is learnt

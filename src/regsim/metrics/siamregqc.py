@@ -98,10 +98,12 @@ class SiameseRegistrationQuality(LearnedMetric):
         """
         if fixed.shape[1] != 1:
             raise InputError(f"siamregqc: feature maps are of images with one channel, got {fixed.shape[1]}")
-        self(fixed, moving, mask)
-        weights = None if mask is None else mask.to(fixed).expand(fixed.shape[0], *mask.shape[1:])
-        inside = (fixed, moving) if weights is None else (fixed * weights, moving * weights)
-        return self._differences(self._bind(inside[0], weights), inside[1])
+        self(fixed, moving, mask)  # checks what it is given
+        if mask is None:
+            return self._differences(self._bind(fixed, None), moving)
+        weights = mask.to(fixed).expand(fixed.shape[0], *mask.shape[1:])
+        first, second = (torch.where(weights > 0, image, torch.zeros_like(image)) for image in (fixed, moving))
+        return self._differences(self._bind(first, weights), second)
 
     # --- planes ---------------------------------------------------------------------------------------------------------
 
