@@ -26,7 +26,6 @@ from regsim.evaluation.landscape import Landscape, LandscapePair, LandscapeSetti
 from regsim.evaluation.landscape_rows import Criterion, LandscapeResults, LandscapeRow
 from regsim.images import Grid, Image, read_image
 from regsim.metrics import AbstractMetric, metric_names
-from regsim.metrics.zoo import bundled_models
 from regsim.prepare import foreground
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -121,8 +120,8 @@ def evaluate(
     title: str = "League",
     advance: Callable[[int, int], None] | None = None,
 ) -> Landscape:
-    """The landscape of some metrics over some pairs; all metrics of the registry and the bundled models where none are given."""
-    chosen = list(metrics) if metrics else [*metric_names(), *bundled_models()]
+    """The landscape of some metrics over some pairs; all metrics of the registry (learned ones with their bundled model) where none are given."""
+    chosen = list(metrics) if metrics else metric_names()
     return landscape(pairs, chosen, settings(quick), device=device, title=title, advance=advance)
 
 

@@ -26,7 +26,7 @@ from regsim.report import figures, page, pictures, training_figures, wording
 INTERVAL = "_interval"
 EFFORT = "Trained in "
 MEANING = {
-    "threshold": "a pair above this value is called misaligned: half of the smallest misalignment that counts, or the best one on the subjects learnt from",
+    "threshold": "a pair above this value is called misaligned (an error: half of the smallest that counts)",
     "spearman": "does the value grow with the true error? rank correlation over all test pairs; 1 is best, 0 is chance",
     "spearman_outline_hidden": "the same where only a disc inside the object is shown, so that its outline cannot help",
     "auc": "how often a misaligned pair gets a higher value than an aligned one; 1 is best, 0.5 is chance",
