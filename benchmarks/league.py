@@ -120,7 +120,7 @@ def evaluate(
     title: str = "League",
     advance: Callable[[int, int], None] | None = None,
 ) -> Landscape:
-    """The landscape of some metrics over some pairs; all metrics of the registry (learned ones with their bundled model) where none are given."""
+    """The landscape of some metrics over some pairs; the whole registry, with its bundled models, where none are given."""
     chosen = list(metrics) if metrics else metric_names()
     return landscape(pairs, chosen, settings(quick), device=device, title=title, advance=advance)
 
