@@ -128,7 +128,7 @@ def draw_motion(
         relative linear motion as a matrix logarithm), "common" (matrix and offset), "smoothness" and "mix" (the angle a).
     """
     dims = len(shape)
-    points = _points(shape, spacing)
+    points = grid_points(shape, spacing)
     ball = (points.norm(dim=-1) <= min(shape) * spacing / 2).float()
     kind = _draw_kinds(count, settings, generator)
     target = _draw_errors(count, kind, settings, generator)
@@ -160,7 +160,7 @@ class _Bent:
     mix: torch.Tensor
 
 
-def _points(shape: tuple[int, ...], spacing: float) -> torch.Tensor:
+def grid_points(shape: tuple[int, ...], spacing: float) -> torch.Tensor:
     """`(*shape, d)`, relative to the grid's centre, x first."""
     axes = [(torch.arange(n) - (n - 1) / 2) * spacing for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
@@ -321,7 +321,7 @@ def _read(field: torch.Tensor, moved: torch.Tensor, spacing: float) -> torch.Ten
     """A field `(N, d, *shape)` at the grid's points displaced by `moved`; beyond the grid its border values."""
     shape = field.shape[2:]
     half = torch.tensor([max(n - 1, 1) * spacing / 2 for n in shape[::-1]])
-    where = (_points(tuple(shape), spacing) + moved.movedim(1, -1)) / half
+    where = (grid_points(tuple(shape), spacing) + moved.movedim(1, -1)) / half
     values: torch.Tensor = F.grid_sample(field, where, padding_mode="border", align_corners=True)
     return values
 
@@ -359,7 +359,7 @@ def rigid_motion(
     angle = math.radians(rotation)
     relative = torch.zeros(1, 3, 3)
     relative[0, 0, 1], relative[0, 1, 0] = -angle, angle
-    points = _points(shape, spacing)
+    points = grid_points(shape, spacing)
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     average = torch.eye(2) if angle == 0 else torch.linalg.solve(relative[0, :2, :2], turn - torch.eye(2))
     relative[0, :2, 2] = torch.linalg.solve(average, torch.tensor(translation))

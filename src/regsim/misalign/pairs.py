@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from regsim.errors import InputError
 from regsim.misalign.anatomy import paint
 from regsim.misalign.appearance import Appearance, Chain
-from regsim.misalign.motion import Motion, MotionSettings, draw_motion
+from regsim.misalign.motion import Motion, MotionSettings, draw_motion, grid_points
 from regsim.misalign.sources import Subject
 from regsim.settings import Settings
 
@@ -382,9 +382,7 @@ def _window(volume: torch.Tensor, start: Sequence[int], size: tuple[int, ...]) -
 
 def _one_sided(motion: Motion, shape: tuple[int, ...], spacing: float) -> Motion:
     """The papers' way: the fixed image untouched, the moving image resampled where the pair parts."""
-    axes = [(torch.arange(n) - (n - 1) / 2) * spacing for n in shape]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
-    still = points.expand(motion.fixed.shape)
+    still = grid_points(shape, spacing).expand(motion.fixed.shape)
     return replace(motion, fixed=still, moving=still + motion.displacement.movedim(1, -1))
 
 
