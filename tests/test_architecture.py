@@ -13,7 +13,13 @@ GROUND = {"errors", "checks", "settings", "output", "kernels"}
 BELOW = GROUND | {"images", "transforms", "prepare"}
 ALGORITHMS = BELOW | {"misalign", "training", "metrics", "registration"}
 # The rows (no torch) stand on their own: they are all that the report may know.
-ROWS = {"evaluation.results", "evaluation.landscape_rows", "evaluation.training_rows"}
+ROWS = {
+    "evaluation.results",
+    "evaluation.landscape_rows",
+    "evaluation.training_rows",
+    "evaluation.batch_rows",
+    "evaluation.sweep_rows",
+}
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
     "images": GROUND,
@@ -26,6 +32,8 @@ MAY_IMPORT = {
     "evaluation.results": GROUND,
     "evaluation.training_rows": GROUND,
     "evaluation.landscape_rows": GROUND | {"evaluation.results"},
+    "evaluation.batch_rows": GROUND | {"evaluation.results"},
+    "evaluation.sweep_rows": GROUND | {"evaluation.results", "evaluation.batch_rows"},
     "evaluation": ALGORITHMS | ROWS,
     "report": GROUND | ROWS,
     "applications": ALGORITHMS | ROWS | {"evaluation", "report"},

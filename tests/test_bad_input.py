@@ -444,7 +444,7 @@ WORDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ),
     ),
     "start": ([*REGISTER, "--start", "center"], ("unknown start 'center'; did you mean 'centres'? Known: auto, ",)),
-    "optimiser": ([*REGISTER, "--optimiser", "adam"], ("unknown optimiser 'adam'", "Known: gradient, powell")),
+    "optimiser": ([*REGISTER, "--optimiser", "newton"], ("unknown optimiser 'newton'", "Known: gradient, adam, powell")),
     "powell deformable": (
         [*REGISTER, "--optimiser", "powell", "--transform", "deformable"],
         ("powell", "linear", "use gradient"),

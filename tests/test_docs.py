@@ -86,9 +86,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name in ("fixed", "moving"):
             image = regsim.read_image(f"{name}.nii.gz")
             regsim.write_image(image.with_data((image.data > 0.05).float()), f"{name}_mask.nii.gz")
+        lesion = torch.zeros_like(fixed.data)
+        lesion[:, 8:11, 9:12, 6:9] = 1
+        regsim.write_image(fixed.with_data(lesion), "fixed_lesion.nii.gz")
         regsim.write_image(regsim.Image.of_array(torch.rand(6, 24, 24), (1.0, 1.0, 4.0)), "thick.nii.gz")
         write_landmarks(fixed.grid.corners(), Path("fixed_points.csv"))
         write_landmarks(shift(fixed.grid.corners()).detach(), Path("moving_points.csv"))
+        Path("pairs.csv").write_text(
+            "fixed,moving,fixed_mask,name\nfixed.nii.gz,moving.nii.gz,,anna\nfixed.nii.gz,moving.nii.gz,fixed_mask.nii.gz,ben\n",
+            encoding="utf-8",
+        )
         _sections(fixed)
         _subjects(fixed)
         for name in ("dicom_t1", "dicom_t2"):

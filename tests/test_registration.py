@@ -229,13 +229,13 @@ def test_log_has_a_row_a_level_and_calls_back_each_step() -> None:
 
 
 class Breaks(Scaled):
-    """Turns into NaN at its 150th call."""
+    """Turns into NaN at its 55th call."""
 
     calls = 0
 
     def _compare(self, state, moving, overlap):
         Breaks.calls += 1
-        return super()._compare(state, moving, overlap) * (math.nan if Breaks.calls >= 150 else 1.0)
+        return super()._compare(state, moving, overlap) * (math.nan if Breaks.calls >= 55 else 1.0)
 
 
 def test_nan_stops_with_the_step_and_the_last_good_transform() -> None:
@@ -350,7 +350,7 @@ class BreaksLater(Breaks):
 
     def _compare(self, state, moving, overlap):
         BreaksLater.calls += 1
-        return Scaled._compare(self, state, moving, overlap) * (math.nan if BreaksLater.calls >= 420 else 1.0)
+        return Scaled._compare(self, state, moving, overlap) * (math.nan if BreaksLater.calls >= 200 else 1.0)
 
 
 def test_last_good_transform_of_a_velocity_is_its_integral() -> None:

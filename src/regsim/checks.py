@@ -30,8 +30,10 @@ def mask_batch(mask: torch.Tensor, fixed: torch.Tensor, name: str = "mask") -> t
     if mask.shape[0] not in (1, fixed.shape[0]):
         raise GridError(f"{name}: expected 1 or {fixed.shape[0]} items, got {mask.shape[0]}")
     weights = mask.to(fixed.dtype)
-    if not bool(((weights >= 0) & (weights <= 1)).all()):
-        raise InputError(f"{name}: weights must lie in [0, 1]")
+    if mask.dtype != torch.bool:
+        lowest, highest = weights.aminmax()
+        if not bool((lowest >= 0) & (highest <= 1)):
+            raise InputError(f"{name}: weights must lie in [0, 1]")
     return weights.expand(fixed.shape[0], *weights.shape[1:])
 
 

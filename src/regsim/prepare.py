@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from regsim.errors import InputError
 from regsim.images.grid import Grid
 from regsim.images.image import Image
-from regsim.transforms.warp import warp
 
 FWHM = 2.3548
 LOW, HIGH = 0.001, 0.999
 SAMPLES = 1_000_000
 SMALLEST_SHARE = 1e-4
+SMALLEST_SIGMA = 0.1
 
 
 def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
@@ -58,7 +58,7 @@ def gaussian(data: torch.Tensor, sigma: tuple[float, ...]) -> torch.Tensor:
     """Separable Gaussian of `(N, C, *spatial)`; `sigma` in voxels per array axis."""
     for axis, width in enumerate(sigma):
         radius = int(np.ceil(3 * width))
-        if radius == 0 or width < 0.1:
+        if radius == 0 or width < SMALLEST_SIGMA:
             continue
         offset = torch.arange(-radius, radius + 1, dtype=data.dtype, device=data.device)
         kernel = torch.exp(-0.5 * (offset / width) ** 2)
@@ -96,13 +96,46 @@ def coarser(image: Image, spacing: float) -> Image:
     target = coarse_grid(image.grid, spacing)
     if target.size == image.grid.size:
         return image
-    factor = np.asarray(target.spacing) / np.asarray(image.grid.spacing)
-    sigma = tuple((0.5 * np.sqrt(np.maximum(factor**2 - 1, 0))).tolist())
-    carried = warp(replace(smoothed(image, sigma), mask=None), None, target)
+    ways = [
+        None if few == many else _thinning(many, few).to(image.data.device)
+        for many, few in zip(image.grid.shape, target.shape, strict=True)
+    ]
+    image = image.filled()
     if image.mask is None:
-        return replace(carried, mask=None)
-    share = smoothed(Image(image.mask, image.grid), sigma)
-    return replace(carried, mask=warp(share, None, target).data.clamp(0, 1))
+        return Image(_thinned(image.data.float(), ways), target, None, image.name)
+    share = _thinned(image.mask.float(), ways)
+    inner = torch.where(image.mask > 0, image.data, torch.zeros_like(image.data)) * image.mask
+    values = _thinned(inner, ways) / share.clamp_min(SMALLEST_SHARE)
+    return Image(
+        torch.where(share > SMALLEST_SHARE, values, torch.zeros_like(values)), target, share.clamp(0, 1), image.name
+    )
+
+
+def _thinning(many: int, few: int) -> torch.Tensor:
+    """`(few, many)`: smooth, then interpolate linearly, along one axis; the border value goes on outside."""
+    factor = many / few
+    sigma = 0.5 * np.sqrt(max(factor**2 - 1, 0.0))
+    place = np.clip((np.arange(few) + 0.5) * factor - 0.5, 0, many - 1)
+    left = np.minimum(place.astype(int), max(many - 2, 0))
+    radius = int(np.ceil(3 * sigma)) if sigma >= SMALLEST_SIGMA else 0
+    steps = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (steps / max(sigma, SMALLEST_SIGMA)) ** 2)
+    kernel /= kernel.sum()
+    way = np.zeros((few, many))
+    for side, part in ((0, 1 - (place - left)), (1, place - left)):
+        for step, weight in zip(steps, kernel, strict=True):
+            np.add.at(way, (np.arange(few), np.clip(left + side + step, 0, many - 1)), part * weight)
+    return torch.from_numpy(way.astype(np.float32))
+
+
+def _thinned(data: torch.Tensor, ways: list[torch.Tensor | None]) -> torch.Tensor:
+    """`(C, *spatial)`, each axis multiplied by its matrix."""
+    for axis, way in enumerate(ways, start=1):
+        if way is not None:
+            shape = (*data.shape[:axis], way.shape[0], *data.shape[axis + 1 :])
+            last = axis == data.ndim - 1
+            data = data @ way.T if last else (way @ data.flatten(axis + 1)).reshape(shape)
+    return data
 
 
 def coarse_grid(grid: Grid, spacing: float) -> Grid:
@@ -154,13 +187,29 @@ def principal_axes(image: Image) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _moments(image: Image) -> tuple[torch.Tensor, torch.Tensor]:
-    points = image.grid.points(torch.float64).flatten(0, -2)
-    weights = (image.data.mean(dim=0) - image.data.min()).cpu().double().flatten()
+    """Mean position and covariance, physical, float64: from sums along the axes, in index coordinates."""
+    weights = image.data.mean(dim=0) - image.data.min()
     if image.mask is not None:
-        weights = weights * image.mask[0].cpu().double().flatten()
-    total = weights.sum()
-    if float(total) <= 0:
+        weights = weights * image.mask[0]
+    total = float(weights.sum(dtype=torch.float64))
+    if total <= 0:
         raise InputError(f"'{image.name}' is constant: it has no centre of mass")
-    centre = (points * weights[:, None]).sum(dim=0) / total
-    around = points - centre
-    return centre, (around * weights[:, None]).T @ around / total
+    ndim = image.ndim
+    centre, covariance = torch.zeros(ndim, dtype=torch.float64), torch.zeros(ndim, ndim, dtype=torch.float64)
+    steps = [torch.arange(n, dtype=torch.float64) for n in image.grid.size]
+    for first in range(ndim):
+        centre[first] = _kept(weights, (first,)) @ steps[first] / total
+    around = [step - mean for step, mean in zip(steps, centre, strict=True)]
+    for first in range(ndim):
+        covariance[first, first] = _kept(weights, (first,)) @ around[first].square() / total
+        for second in range(first):
+            both = _kept(weights, (first, second))
+            covariance[first, second] = covariance[second, first] = around[first] @ both @ around[second] / total
+    matrix = torch.as_tensor(image.grid.matrix)
+    return image.grid.index_to_physical(centre), matrix @ covariance @ matrix.T
+
+
+def _kept(weights: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """Sums over all axes but these (0 is x), float64; the last axis comes first."""
+    others = [dim for dim in range(weights.ndim) if weights.ndim - 1 - dim not in axes]
+    return (weights.sum(dim=others, dtype=torch.float64) if others else weights.double()).cpu()

@@ -1,11 +1,13 @@
 """From paths to requests: everything is read and checked before anything is computed or written."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from pydantic import Field
 
 from regsim.applications.align import Request, warped_ending
-from regsim.errors import GridError, SettingsError
+from regsim.errors import GridError, InputError, SettingsError
 from regsim.images.image import Image
 from regsim.images.io import read_image, writable_ending, write_image
 from regsim.metrics import load_metric
@@ -16,7 +18,17 @@ from regsim.transforms.files import read_transform
 from regsim.transforms.learn2reg import read_learn2reg
 from regsim.transforms.warp import Method, warp
 
-REPLACED = {"transform", "metric", "linear_metric", "start", "optimiser", "regularisation", "finest"}
+REPLACED = {
+    "transform",
+    "metric",
+    "linear_metric",
+    "start",
+    "optimiser",
+    "regularisation",
+    "finest",
+    "symmetric",
+    "flips",
+}
 
 
 class FileRequest(Settings):
@@ -26,6 +38,8 @@ class FileRequest(Settings):
     moving: Path
     fixed_mask: Path | None = None
     moving_mask: Path | None = None
+    fixed_exclude: Path | None = None
+    moving_exclude: Path | None = None
     initial: Path | None = None
     schedule: Path | None = None
     transform: Goal = "rigid"
@@ -35,6 +49,8 @@ class FileRequest(Settings):
     optimiser: Optimiser = "gradient"
     regularisation: float = Field(default=1.0, ge=0)
     finest: float | None = Field(default=None, gt=0)
+    symmetric: bool = False
+    flips: bool = False
     flat_field: bool = False
     learn2reg: bool = False
     spacing: float | None = Field(default=None, gt=0)
@@ -54,6 +70,8 @@ def file_request(asked: FileRequest) -> Request:
     if asked.optimiser == "powell" and asked.transform not in ("rigid", "similarity", "affine"):
         raise SettingsError(f"optimiser powell moves linear transforms only, not '{asked.transform}'; use gradient")
     fixed, moving = read_pair(asked.fixed, asked.moving, asked.fixed_mask, asked.moving_mask, asked.spacing)
+    fixed = _without(fixed, asked.fixed, asked.fixed_exclude, asked.spacing)
+    moving = _without(moving, asked.moving, asked.moving_exclude, asked.spacing)
     schedule = _plan(asked, fixed) if asked.schedule is None else Schedule.of_toml(asked.schedule)
     for stage in schedule.stages:
         load_metric(stage.metric)
@@ -62,10 +80,13 @@ def file_request(asked: FileRequest) -> Request:
         ("schedule", asked.schedule),
         ("fixed mask", asked.fixed_mask),
         ("moving mask", asked.moving_mask),
+        ("fixed exclude", asked.fixed_exclude),
+        ("moving exclude", asked.moving_exclude),
         ("initial", asked.initial),
     ]
     inputs += [(role, path) for role, path in extra if path is not None]
-    paths = {"fixed", "moving", "fixed_mask", "moving_mask", "initial", "seed", "device", "schedule"}
+    masks = {"fixed_mask", "moving_mask", "fixed_exclude", "moving_exclude"}
+    paths = {"fixed", "moving", "initial", "seed", "device", "schedule"} | masks
     return Request(
         fixed=fixed,
         moving=moving,
@@ -94,6 +115,8 @@ def _plan(asked: FileRequest, fixed: Image) -> Schedule:
         optimiser=asked.optimiser,
         regularisation=asked.regularisation,
         finest=asked.finest,
+        symmetric=asked.symmetric,
+        flips=asked.flips,
     )
 
 
@@ -110,6 +133,18 @@ def read_pair(
     second = read_image(moving, mask=moving_mask, picture_spacing=spacing)
     _comparable(first, second)
     return first, second
+
+
+def _without(image: Image, path: Path, excluded: Path | None, spacing: float | None) -> Image:
+    """The image with a region (lesion, implant, torn tissue) taken out of its mask."""
+    if excluded is None:
+        return image
+    region = read_image(path, mask=excluded, picture_spacing=spacing).mask
+    rest = torch.ones_like(image.data[:1]) if image.mask is None else image.mask
+    rest = rest if region is None else rest * (region == 0)
+    if not bool(rest.any()):
+        raise InputError(f"'{excluded}' leaves nothing of '{image.name}' to compare")
+    return replace(image, mask=rest)
 
 
 def _comparable(first: Image, second: Image) -> None:

@@ -13,6 +13,7 @@ from regsim.cli.models import models
 from regsim.cli.register import register
 from regsim.cli.report import report
 from regsim.cli.score import score
+from regsim.cli.sweep import sweep
 from regsim.cli.train import train
 from regsim.cli.warp import warp
 from regsim.errors import RegistrationError, RegsimError, TrainingError
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, score, register, warp, train, landscape, models, report):
+for command in (demo, score, register, sweep, warp, train, landscape, models, report):
     app.command()(command)
 
 

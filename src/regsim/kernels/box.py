@@ -4,6 +4,9 @@ Outside the image counts as zero, so that `window_sum(weights * image) / window_
 right at the border and at the edge of a mask. A symmetric window is its own adjoint: the gradient is the same sum of
 the incoming gradient. A box is summed by doubling (a window of 9 takes 4 additions an axis, not 8) and never by running
 totals, which lose digits in float32.
+
+This is the path of every device and type, and of gradients to both images. For float32 on the CPU, `kernels.cpu.windows`
+does the same in one sweep.
 """
 
 import math
@@ -11,6 +14,8 @@ from typing import Any
 
 import torch
 from torch.autograd import Function
+
+from regsim.kernels.choice import on_cpu
 
 
 def box_sum(image: torch.Tensor, radius: int) -> torch.Tensor:
@@ -20,15 +25,31 @@ def box_sum(image: torch.Tensor, radius: int) -> torch.Tensor:
         >>> box_sum(torch.ones(1, 1, 3, 4), 1)[0, 0, 0].tolist()
         [4.0, 6.0, 6.0, 4.0]
     """
-    return window_sum(image, (1.0,) * (radius + 1))
+    return window_sum(image, box(radius))
 
 
 def gaussian_sum(image: torch.Tensor, sigma: float, truncate: float = 3.5) -> torch.Tensor:
     """Sum weighted by a Gaussian that is cut at `truncate * sigma` and adds up to 1 an axis."""
+    return window_sum(image, gaussian(sigma, truncate))
+
+
+def box(radius: int) -> tuple[float, ...]:
+    """The half of a box, from its centre outwards."""
+    return (1.0,) * (radius + 1)
+
+
+def gaussian(sigma: float, truncate: float = 3.5) -> tuple[float, ...]:
+    """The half of a Gaussian that is cut at `truncate * sigma` and adds up to 1."""
     radius = int(truncate * sigma + 0.5)
     half = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(radius + 1)]
     total = 2 * sum(half) - half[0]
-    return window_sum(image, tuple(weight / total for weight in half))
+    return tuple(weight / total for weight in half)
+
+
+def runs_compiled(fixed: torch.Tensor, weights: torch.Tensor | None) -> bool:
+    """Whether the compiled loops (`kernels.cpu`) serve: float32 on the CPU, and no gradient to the fixed image or mask."""
+    asked = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (fixed, weights))
+    return on_cpu(fixed) and not asked
 
 
 def window_sum(image: torch.Tensor, half: tuple[float, ...]) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """Joint histogram with cubic B-spline (Parzen) windows, differentiable: the loop under mutual information.
 
-Each voxel adds the outer product of two windows of four bins. Both images' windows are laid out as dense rows of a
-block of voxels and multiplied, block by block, so that memory stays small whatever the volume and the sum does not
-depend on thread order.
+Each voxel adds the outer product of two windows of four bins. float32 on the CPU goes through compiled loops
+(`cpu/histogram.py`). Elsewhere both images' windows are laid out as dense rows of a block of voxels and multiplied,
+block by block, so that memory stays small whatever the volume and the sum does not depend on thread order.
 """
 
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from regsim.kernels.choice import on_cpu
 
 _BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 26}
 
@@ -48,6 +50,10 @@ class _JointHistogram(Function):
     def forward(ctx: Any, first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor, bins: int) -> torch.Tensor:
         ctx.save_for_backward(first, second, weights)
         ctx.bins = bins
+        if on_cpu(first):
+            from regsim.kernels.cpu import histogram as loops
+
+            return loops.counts(first, second, weights, bins)
         counts = first.new_zeros((first.shape[0], bins, bins), dtype=torch.float64)
         for part in _blocks(first, bins):
             rows = _dense(first[:, part], bins, weights[:, part])
@@ -58,9 +64,13 @@ class _JointHistogram(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         first, second, weights = ctx.saved_tensors
-        table = gradient.to(first.dtype)
-        to_first = _slope(second, first, weights, table.transpose(1, 2)) if ctx.needs_input_grad[0] else None
-        to_second = _slope(first, second, weights, table) if ctx.needs_input_grad[1] else None
+        table, slope = gradient.to(first.dtype), _slope
+        if on_cpu(first):
+            from regsim.kernels.cpu import histogram as loops
+
+            slope = loops.slopes
+        to_first = slope(second, first, weights, table.transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        to_second = slope(first, second, weights, table) if ctx.needs_input_grad[1] else None
         return to_first, to_second, None, None
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from regsim import checks
 from regsim.errors import InputError, SettingsError, unknown_name
+from regsim.kernels.masking import inside
 
 Expects = Literal["any", "unit"]
 REGISTRY: dict[str, type["AbstractMetric"]] = {}
@@ -49,6 +50,7 @@ class AbstractMetric(nn.Module, ABC):
     - `trainable`: has weights that were learnt.
     - `expects`: "any" intensities, or "unit" (scaled to [0, 1] by the caller).
     - `has_map`: `map` exists.
+    - `pointwise`: voxels are compared one by one, wherever they lie, so any sample of them will do.
     """
 
     name: ClassVar[str]
@@ -61,6 +63,7 @@ class AbstractMetric(nn.Module, ABC):
     trainable: ClassVar[bool] = False
     expects: ClassVar[Expects] = "any"
     has_map: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -175,7 +178,7 @@ def _check_pair(fixed: torch.Tensor, moving: torch.Tensor) -> None:
 
 def _inside(tensor: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     """Zero outside the mask, so that not even a NaN there can reach the value."""
-    return tensor if weights is None else torch.where(weights > 0, tensor, torch.zeros_like(tensor))
+    return tensor if weights is None else inside(tensor, weights)
 
 
 def _fold(tensor: torch.Tensor) -> torch.Tensor:
@@ -185,7 +188,9 @@ def _fold(tensor: torch.Tensor) -> torch.Tensor:
 
 def _repeat(weights: torch.Tensor | None, channels: int) -> torch.Tensor | None:
     """Weights for folded channels."""
-    return None if weights is None else weights.repeat_interleave(channels, dim=0)
+    if weights is None:
+        return None
+    return weights.contiguous() if channels == 1 else weights.repeat_interleave(channels, dim=0)
 
 
 def weighted_mean(local: torch.Tensor, weights: torch.Tensor | None, overlap: torch.Tensor | None) -> torch.Tensor:

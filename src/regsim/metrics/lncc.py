@@ -1,14 +1,17 @@
 """Local normalised cross-correlation."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from regsim.errors import SettingsError
-from regsim.kernels.box import box_sum
+from regsim.kernels.box import box, box_sum, runs_compiled
 from regsim.metrics.base import AbstractMetric, weighted_mean
 from regsim.metrics.ncc import standardise
+
+if TYPE_CHECKING:
+    from regsim.kernels.cpu.local_similarity import FixedHalf
 
 _FLOOR = 1e-4
 """Smallest local variance, as a part of the image's own variance: windows flatter than this count as flat."""
@@ -21,6 +24,13 @@ class _State:
     weighted: torch.Tensor  # weights * fixed
     mean: torch.Tensor
     variance: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _CompiledState:
+    fixed: torch.Tensor
+    weights: torch.Tensor | None
+    half: "FixedHalf"
 
 
 class LocalNormalisedCrossCorrelation(AbstractMetric):
@@ -68,7 +78,14 @@ class LocalNormalisedCrossCorrelation(AbstractMetric):
             raise SettingsError(f"lncc: window must be an odd number of voxels, at least 3, got {window}")
         self.radius = window // 2
 
-    def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
+    def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State | _CompiledState:
+        if not runs_compiled(fixed, weights):
+            return self._bind_tensors(fixed, weights)
+        from regsim.kernels.cpu.local_similarity import bind_correlation
+
+        return _CompiledState(fixed, weights, bind_correlation(fixed, weights, box(self.radius), _FLOOR))
+
+    def _bind_tensors(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
         ones = fixed.new_ones((1, 1, *fixed.shape[2:]))
         held = box_sum(ones if weights is None else weights, self.radius)
         share = torch.where(held > 0, held, torch.ones_like(held)).reciprocal() * (held > 0)
@@ -78,10 +95,18 @@ class LocalNormalisedCrossCorrelation(AbstractMetric):
         variance = box_sum(weighted * standard, self.radius) * share - mean.square()
         return _State(weights, share, weighted, mean, variance.clamp_min(_FLOOR))
 
-    def _compare(self, state: _State, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
-        return weighted_mean(self._squared(state, moving), state.weights, overlap)
+    def _compare(
+        self, state: _State | _CompiledState, moving: torch.Tensor, overlap: torch.Tensor | None
+    ) -> torch.Tensor:
+        if isinstance(state, _State):
+            return weighted_mean(self._squared(state, moving), state.weights, overlap)
+        from regsim.kernels.cpu.local_similarity import compare
 
-    def _local(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
+        return compare(moving, state.half, overlap)
+
+    def _local(self, state: _State | _CompiledState, moving: torch.Tensor) -> torch.Tensor:
+        if isinstance(state, _CompiledState):
+            state = self._bind_tensors(state.fixed, state.weights)
         return 1 - self._squared(state, moving)
 
     def _squared(self, state: _State, moving: torch.Tensor) -> torch.Tensor:

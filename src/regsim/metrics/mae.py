@@ -27,6 +27,7 @@ class MeanAbsoluteError(AbstractMetric):
     higher_is_better = False
     value_range: ClassVar[tuple[float, float]] = (0.0, math.inf)
     has_map = True
+    pointwise = True
 
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> State:
         return fixed, weights

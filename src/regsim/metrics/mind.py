@@ -1,6 +1,8 @@
 """MIND-SSC: the modality independent neighbourhood descriptor, with self-similarity context."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import ClassVar
 
@@ -9,8 +11,8 @@ import torch.nn.functional as F
 
 from regsim.errors import InputError, SettingsError
 from regsim.kernels.box import box_sum
-from regsim.kernels.self_similarity import Channels, describe, square_distance
-from regsim.metrics.base import AbstractMetric, weighted_mean
+from regsim.kernels.self_similarity import BoundDescriptors, Channels, describe, square_distance
+from regsim.metrics.base import AbstractMetric, combine, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,17 @@ class _Scale:
     descriptor: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class _State:
+    """Compiled loops (`bound`) take what they can; `scales` serve all else, and are made when first needed."""
+
     weights: torch.Tensor | None
-    scales: list[_Scale]
+    bound: list[BoundDescriptors] | None
+    make_scales: Callable[[], list[_Scale]]
+
+    @cached_property
+    def scales(self) -> list[_Scale]:
+        return self.make_scales()
 
 
 class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
@@ -84,10 +93,21 @@ class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
             raise SettingsError(f"mind: dilations must be whole numbers of at least 1, got {self.dilations}")
 
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
-        return _State(weights, [self._scale(fixed, weights, dilation) for dilation in self.dilations])
+        for dilation in self.dilations:
+            if sum(length > dilation for length in fixed.shape[2:]) < 2:
+                raise InputError(
+                    f"mind: needs two axes longer than its dilation {dilation}, got {tuple(fixed.shape[2:])}; lower it"
+                )
+        state = _State(weights, None, lambda: [self._scale(fixed, weights, dilation) for dilation in self.dilations])
+        if fixed.dtype == torch.float32 and fixed.device.type == "cpu" and not fixed.requires_grad:
+            state.bound = [BoundDescriptors(fixed, weights, self.radius, dilation) for dilation in self.dilations]
+        return state
 
     def _compare(self, state: _State, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
-        return weighted_mean(self._local(state, moving), state.weights, overlap)
+        if state.bound is None:
+            return weighted_mean(self._local(state, moving), state.weights, overlap)
+        together = combine(state.weights, overlap)
+        return torch.stack([bound.distance(moving, together) for bound in state.bound]).mean(dim=0)
 
     def _local(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
         local = torch.zeros_like(moving)
@@ -98,10 +118,6 @@ class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
 
     def _scale(self, fixed: torch.Tensor, weights: torch.Tensor | None, dilation: int) -> _Scale:
         """Counts of valid voxel pairs, from the mask alone, and the fixed image's descriptor."""
-        if sum(length > dilation for length in fixed.shape[2:]) < 2:
-            raise InputError(
-                f"mind: needs two axes longer than its dilation {dilation}, got {tuple(fixed.shape[2:])}; lower it"
-            )
         inside = fixed.new_ones((1, 1, *fixed.shape[2:])) if weights is None else weights
         held = self._patches(None, inside, dilation)
         valid = held > 0

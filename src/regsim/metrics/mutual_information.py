@@ -25,6 +25,7 @@ class AbstractHistogramMetric(AbstractMetric):
     """
 
     multimodal = True
+    pointwise = True
 
     def __init__(self, bins: int = 32):
         super().__init__()

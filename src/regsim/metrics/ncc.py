@@ -57,6 +57,7 @@ class NormalisedCrossCorrelation(AbstractMetric):
     higher_is_better = True
     value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     has_map = True
+    pointwise = True
 
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
         return _State(fixed, weights, *standardise(fixed, weights))

@@ -1,13 +1,16 @@
 """Structural similarity."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from regsim.errors import SettingsError
-from regsim.kernels.box import box_sum, gaussian_sum
+from regsim.kernels.box import box, box_sum, gaussian, gaussian_sum, runs_compiled
 from regsim.metrics.base import AbstractMetric, extremes, weighted_mean
+
+if TYPE_CHECKING:
+    from regsim.kernels.cpu.local_similarity import FixedHalf
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,13 @@ class _State:
     variance: torch.Tensor
     c1: torch.Tensor
     c2: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _CompiledState:
+    fixed: torch.Tensor
+    weights: torch.Tensor | None
+    half: "FixedHalf"
 
 
 class StructuralSimilarity(AbstractMetric):
@@ -85,7 +95,15 @@ class StructuralSimilarity(AbstractMetric):
         self.window, self.sigma, self.size = window, sigma, size
         self.k1, self.k2, self.data_range = k1, k2, data_range
 
-    def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
+    def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State | _CompiledState:
+        if not runs_compiled(fixed, weights):
+            return self._bind_tensors(fixed, weights)
+        from regsim.kernels.cpu.local_similarity import bind_structure
+
+        half = bind_structure(fixed, weights, self._half(), self.k1, self.k2, self.data_range)
+        return _CompiledState(fixed, weights, half)
+
+    def _bind_tensors(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
         each = (-1,) + (1,) * (fixed.ndim - 1)
         held = self._sum(fixed.new_ones((1, 1, *fixed.shape[2:])) if weights is None else weights)
         share = torch.where(held > 0, held, torch.ones_like(held)).reciprocal() * (held > 0)
@@ -95,10 +113,18 @@ class StructuralSimilarity(AbstractMetric):
         mean, variance = self._moments(shifted, weights, share)
         return _State(weights, share, centre, shifted, mean, variance, (self.k1 * span) ** 2, (self.k2 * span) ** 2)
 
-    def _compare(self, state: _State, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
-        return weighted_mean(self._similarity(state, moving), state.weights, overlap)
+    def _compare(
+        self, state: _State | _CompiledState, moving: torch.Tensor, overlap: torch.Tensor | None
+    ) -> torch.Tensor:
+        if isinstance(state, _State):
+            return weighted_mean(self._similarity(state, moving), state.weights, overlap)
+        from regsim.kernels.cpu.local_similarity import compare
 
-    def _local(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
+        return compare(moving, state.half, overlap)
+
+    def _local(self, state: _State | _CompiledState, moving: torch.Tensor) -> torch.Tensor:
+        if isinstance(state, _CompiledState):
+            state = self._bind_tensors(state.fixed, state.weights)
         return 1 - self._similarity(state, moving)
 
     def _similarity(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
@@ -120,6 +146,10 @@ class StructuralSimilarity(AbstractMetric):
 
     def _sum(self, image: torch.Tensor) -> torch.Tensor:
         return box_sum(image, self.size // 2) if self.window == "uniform" else gaussian_sum(image, self.sigma)
+
+    def _half(self) -> tuple[float, ...]:
+        """The window, from its centre outwards."""
+        return box(self.size // 2) if self.window == "uniform" else gaussian(self.sigma)
 
     def _range(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """The data range of each item, `(M,)`."""

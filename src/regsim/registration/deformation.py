@@ -36,13 +36,17 @@ class Deformation:
             self.control = self.control.refined()
             cell /= 2
 
-    def displacement(self, grid: Grid) -> Callable[[], torch.Tensor]:
-        """A function that gives the displacement `(*shape, ndim)` on a grid, with the control points of the moment."""
+    def displacement(self, grid: Grid, backwards: bool = False) -> Callable[[], torch.Tensor]:
+        """A function that gives the displacement `(*shape, ndim)` on a grid, with the control points of the moment.
+
+        `backwards`: the inverse's, which a velocity has.
+        """
         matrices = self.control.matrices(grid)
         points = grid.points(device=self.control.device)
 
         def field() -> torch.Tensor:
             vectors = self.control.expand(matrices)
+            vectors = -vectors if backwards else vectors
             if self.kind == "velocity":
                 vectors = integrate(vectors, grid, points, SQUARINGS)
             return vectors.movedim(0, -1)

@@ -43,17 +43,12 @@ def descend(cost: Cost, groups: Groups, steps: int, end: float, record: Record, 
     References:
         Kingma and Ba 2015, doi:10.48550/arXiv.1412.6980.
     """
-    optimiser = torch.optim.Adam(
-        [{"params": [parameter], "lr": length} for parameter, length in groups], betas=BETAS, eps=SMALLEST_GRADIENT
-    )
     parameters = [parameter for parameter, _ in groups]
+    moments = [_Moments(parameter) for parameter in parameters]
     best = math.inf
     kept = [parameter.detach().clone() for parameter in parameters]
     for step in range(steps):
         share = end + (1 - end) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group, (_, length) in zip(optimiser.param_groups, groups, strict=True):
-            group["lr"] = length * share
-        optimiser.zero_grad()
         value, smooth, outcome.problem = _guarded(cost)
         if outcome.problem:
             break
@@ -64,11 +59,29 @@ def descend(cost: Cost, groups: Groups, steps: int, end: float, record: Record, 
         if _converged(outcome.costs):
             outcome.stop = "converged"
             break
-        torch.autograd.backward(value)
-        optimiser.step()
+        for own, (_, length), slope in zip(moments, groups, torch.autograd.grad(value, parameters), strict=True):
+            own.step(slope, length * share)
     with torch.no_grad():
         for parameter, good in zip(parameters, kept, strict=True):
             parameter.copy_(good)
+
+
+class _Moments:
+    """Adam for one parameter. torch's own takes seconds to import (its compiler) and more than our loops at each step."""
+
+    def __init__(self, parameter: torch.nn.Parameter):
+        self.parameter, self.steps = parameter, 0
+        self.mean, self.square = torch.zeros_like(parameter), torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def step(self, slope: torch.Tensor, length: float) -> None:
+        """One step against the slope; the first is `length` long in every coordinate."""
+        self.steps += 1
+        self.mean.lerp_(slope, 1 - BETAS[0])
+        self.square.mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
+        unbiased = 1 - BETAS[0] ** self.steps, math.sqrt(1 - BETAS[1] ** self.steps)
+        size = (self.square.sqrt() / unbiased[1]).add_(SMALLEST_GRADIENT)
+        self.parameter.addcdiv_(self.mean, size, value=-length / unbiased[0])
 
 
 def _guarded(cost: Cost) -> tuple[torch.Tensor, float, str]:

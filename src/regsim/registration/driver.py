@@ -14,12 +14,16 @@ from regsim.images.image import Image
 from regsim.metrics import AbstractMetric, load_metric
 from regsim.prepare import rescaled
 from regsim.registration import powell
+from regsim.registration.deformable_cost import DeformableCost
 from regsim.registration.deformation import Deformation, chain, frozen, holds
 from regsim.registration.descent import Outcome, descend
 from regsim.registration.initial import plain, ranked, starts, tried
-from regsim.registration.level import Level, penalty
+from regsim.registration.level import Level
 from regsim.registration.log import LevelLog, StepLog
+from regsim.registration.pyramid import Pyramid
+from regsim.registration.quasi_newton import lower
 from regsim.registration.schedule import LINEAR, Goal, Schedule, Stage, schedule_for
+from regsim.registration.search import ROUGH_SAMPLES, everywhere, searched
 from regsim.transforms.base import Transform
 from regsim.transforms.linear import Affine, LinearTransform, Rigid, Similarity
 from regsim.transforms.warp import Method, warp
@@ -131,6 +135,7 @@ class _Run:
         self.began = time.perf_counter()
         self.original = (fixed, moving)
         self.fixed, self.moving = rescaled(fixed).to(device), rescaled(moving).to(device)
+        self.images = Pyramid(self.fixed, self.moving)
         self.schedule, self.ready, self.on_step, self.device = schedule, ready, on_step, device
         self.levels: list[LevelLog] = []
         self.steps: list[StepLog] = []
@@ -151,23 +156,44 @@ class _Run:
         metric = self.ready if driving and self.ready is not None else load_metric(stage.metric)
         return metric.to(self.device)
 
+    def _level(self, stage: Stage, metric: AbstractMetric, spacing: float) -> Level:
+        """A level of a linear stage: metrics that need no neighbours are read at scattered points."""
+        samples = stage.samples if metric.pointwise else None
+        return Level(*self.images.at(spacing, self.schedule.smoothing), metric, samples)
+
     def _start(self, initial: Transform | None) -> tuple[str, Transform]:
         first = self.schedule.stages[0]
         metric = self._metric(first)
-        level = Level(self.fixed, self.moving, metric, first.levels[0].spacing, self.schedule.smoothing)
+        level = self._level(first, metric, first.levels[0].spacing)
         if initial is not None:
             if initial.ndim != self.fixed.ndim:
                 raise GridError(f"the initial transform is {initial.ndim}-D, the images are {self.fixed.ndim}-D")
             start = copy.deepcopy(initial).to(self.device)
             with torch.no_grad():
-                level.cost(start.mapping(level.grid)().float())
+                level.cost(level.mapping(start)().float())
             return "given", start
-        candidates = starts(self.fixed, self.moving, self.schedule.start)
-        if first.transform in LINEAR and first.optimiser == "gradient" and metric.differentiable:
+        spacing = first.levels[0].spacing
+        candidates = starts(*self.images.at(spacing), self.schedule.start, 0.5 * max(self.fixed.grid.spacing))
+        if self.schedule.start == "search":
+            return self._searched(first, metric, level)
+        if first.transform in LINEAR and first.optimiser != "powell" and metric.differentiable:
             name, moved = tried(level, candidates, first.levels[0].step)
             self.parts = [moved]
         else:
             name = ranked(level, candidates)[0]
+        return name, copy.deepcopy(candidates[name])
+
+    def _searched(self, first: Stage, metric: AbstractMetric, level: Level) -> tuple[str, Transform]:
+        """The start "search": every turn is tried at the coarsest level, the best go on."""
+        spacing = first.levels[0].spacing
+        if not metric.differentiable:
+            raise SettingsError(f"metric '{metric.name}' has no gradient: it cannot drive the start 'search'")
+        candidates = everywhere(*self.images.at(spacing), self.schedule.flips)
+        images = self.images.at(spacing, self.schedule.smoothing)
+        rough = Level(*images, metric, ROUGH_SAMPLES) if level.scattered else level
+        finer = self._level(first, metric, max(spacing / 2, min(self.fixed.grid.spacing)))
+        name, moved = searched([rough, level, finer], candidates, first.levels[0].step)
+        self.parts = [moved]
         return name, copy.deepcopy(candidates[name])
 
     # --- linear -----------------------------------------------------------------------------------------------------
@@ -177,20 +203,22 @@ class _Run:
         own, rest = self._linear_part(stage)
         self.parts = [own, *rest]
         metric = self._metric(stage)
-        if stage.optimiser == "gradient" and not metric.differentiable:
+        if stage.optimiser != "powell" and not metric.differentiable:
             raise SettingsError(f"metric '{metric.name}' has no gradient: use the optimiser 'powell'")
         for number, settings in enumerate(stage.levels):
-            level = Level(self.fixed, self.moving, metric, settings.spacing, self.schedule.smoothing)
+            level = self._level(stage, metric, settings.spacing)
             whole = chain([own, *frozen(rest, level.grid)])
             scales = own.steps(level.grid.radius)
             with self._logged(stage, number, level) as outcome:
                 if stage.optimiser == "powell":
                     powell.minimise(level, whole, scales, settings, self._recorder(stage, number), outcome)
                     continue
-                mapping = whole.mapping(level.grid)
                 groups = [(parameter, settings.step * unit) for parameter, unit in scales]
-                cost = partial(plain, level, mapping)
-                descend(cost, groups, settings.steps, LINEAR_END, self._recorder(stage, number), outcome)
+                cost, record = partial(plain, level, level.mapping(whole)), self._recorder(stage, number)
+                if stage.optimiser == "adam":
+                    descend(cost, groups, settings.steps, LINEAR_END, record, outcome)
+                else:
+                    lower(cost, groups, settings.steps, record, outcome)
 
     def _linear_part(self, stage: Stage) -> tuple[LinearTransform, list[Transform]]:
         before = self.parts or [self.initial]
@@ -225,13 +253,13 @@ class _Run:
         deformation.control.to(self.device)
         weights = {name: weight * last.spacing for name, weight in stage.penalties.items()}
         for number, settings in enumerate(stage.levels):
-            level = Level(self.fixed, self.moving, metric, settings.spacing)
+            level = Level(*self.images.at(settings.spacing), metric)
             deformation.refine(settings.control_spacing or 4 * settings.spacing)
             self.parts = [*before, deformation.finished(level.grid)]
             outer = chain(frozen(before, level.grid))
             groups = [(deformation.control.coefficients, settings.step)]
             with self._logged(stage, number, level) as outcome:
-                cost = _DeformableCost(level, outer, deformation, weights)
+                cost = DeformableCost(level, outer, deformation, weights, stage.symmetric)
                 descend(cost, groups, settings.steps, DEFORMABLE_END, self._recorder(stage, number), outcome)
                 self.parts = [*before, deformation.finished(level.grid)]
 
@@ -265,7 +293,7 @@ class _Run:
                 stage=stage.transform,
                 level=number,
                 spacing=min(level.grid.spacing),
-                voxels=level.grid.voxels,
+                voxels=level.compared,
                 iterations=len(outcome.costs),
                 cost_first=outcome.costs[0],
                 cost_last=min(outcome.costs),
@@ -274,20 +302,3 @@ class _Run:
                 stop=outcome.stop,
             )
         )
-
-
-class _DeformableCost:
-    """Metric over its own force, plus penalties, of the deformation of the moment."""
-
-    def __init__(self, level: Level, outer: Transform, deformation: Deformation, weights: dict[str, float]):
-        self.level, self.outer, self.weights = level, outer, weights
-        self.points = level.grid.points(device=deformation.control.device)
-        self.displacement = deformation.displacement(level.grid)
-        with torch.no_grad():
-            start = outer(self.points)
-        self.force = level.force(start)
-
-    def __call__(self) -> tuple[torch.Tensor, float]:
-        moved = self.displacement()
-        smooth = penalty(moved, self.level.grid, self.weights)
-        return self.level.cost(self.outer(self.points + moved)) / self.force + smooth, float(smooth.detach())

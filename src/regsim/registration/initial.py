@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -10,29 +11,33 @@ import torch
 from regsim.errors import GridError
 from regsim.images.image import Image
 from regsim.prepare import centre_of_mass, principal_axes
-from regsim.registration.descent import Outcome, descend
+from regsim.registration.descent import Outcome
 from regsim.registration.level import Level
+from regsim.registration.quasi_newton import lower
 from regsim.registration.schedule import Start
-from regsim.transforms.base import Mapping
-from regsim.transforms.linear import Rigid
+from regsim.transforms import base
+from regsim.transforms.linear import LinearTransform, Rigid
 
 FULL_ENOUGH = 0.6
 TRIALS, TRIAL_STEPS = 3, 30
 TURNS = (-20.0, -10.0, 10.0, 20.0)
 
 
-def starts(fixed: Image, moving: Image, start: Start) -> dict[str, Rigid]:
-    """The candidates, by name. Rotation centres lie at the fixed image's centre of mass."""
+def starts(fixed: Image, moving: Image, start: Start, apart: float) -> dict[str, Rigid]:
+    """The candidates, by name; shifts nearer to each other than `apart` count as one.
+
+    Rotation centres lie at the fixed image's centre of mass. Coarse images will do.
+    """
     centre = centre_of_mass(fixed)
     found: dict[str, Rigid] = {}
     if start in ("auto", "identity"):
-        found["identity"] = _shifted(fixed, centre, torch.zeros(fixed.ndim, dtype=torch.float64))
+        found["identity"] = shifted(fixed, centre, torch.zeros(fixed.ndim, dtype=torch.float64))
     if start in ("auto", "centres"):
         shift = torch.as_tensor(moving.grid.centre) - torch.as_tensor(fixed.grid.centre)
-        found["centres"] = _shifted(fixed, centre, shift)
+        found["centres"] = shifted(fixed, centre, shift)
     if start in ("auto", "mass"):
-        found["mass"] = _shifted(fixed, centre, centre_of_mass(moving) - centre)
-    found = _different(found, 0.5 * max(fixed.grid.spacing))
+        found["mass"] = shifted(fixed, centre, centre_of_mass(moving) - centre)
+    found = _different(found, apart)
     if start == "auto":
         for name, base in list(found.items()):
             found |= {f"{name} turned {label}": turned for label, turned in _turned(base).items()}
@@ -41,7 +46,7 @@ def starts(fixed: Image, moving: Image, start: Start) -> dict[str, Rigid]:
     return found
 
 
-def ranked(level: Level, candidates: dict[str, Rigid]) -> list[str]:
+def ranked(level: Level, candidates: Mapping[str, LinearTransform]) -> list[str]:
     """The names by cost at this level, best first; without those whose overlap is much smaller than the largest.
 
     Raises:
@@ -51,7 +56,7 @@ def ranked(level: Level, candidates: dict[str, Rigid]) -> list[str]:
     for name, candidate in candidates.items():
         with torch.no_grad():
             try:
-                cost = float(level.cost(candidate.to(level.device).mapping(level.grid)()))
+                cost = float(level.cost(level.mapping(candidate.to(level.device))()))
             except GridError:
                 continue
         judged.append((level.overlap, cost, name))
@@ -76,22 +81,24 @@ def tried(level: Level, candidates: dict[str, Rigid], step: float) -> tuple[str,
         moved[name] = copy.deepcopy(candidates[name])
         groups = [(parameter, step * unit) for parameter, unit in moved[name].steps(level.grid.radius)]
         outcome = Outcome()
-        descend(partial(plain, level, moved[name].mapping(level.grid)), groups, TRIAL_STEPS, 0.1, _silent, outcome)
+        lower(partial(plain, level, level.mapping(moved[name])), groups, TRIAL_STEPS, silent, outcome)
         ended.append((min(outcome.costs, default=math.inf), name))
     _, best = min(ended)
     return best, moved[best]
 
 
-def plain(level: Level, mapping: Mapping) -> tuple[torch.Tensor, float]:
+def plain(level: Level, mapping: base.Mapping) -> tuple[torch.Tensor, float]:
     """The metric's cost without penalty."""
     return level.cost(mapping()), 0.0
 
 
-def _silent(step: int, cost: float, smooth: float) -> None:
-    return None
+def silent(step: int, cost: float, smooth: float) -> None:
+    """Trials are not recorded."""
+    return
 
 
-def _shifted(fixed: Image, centre: torch.Tensor, shift: torch.Tensor) -> Rigid:
+def shifted(fixed: Image, centre: torch.Tensor, shift: torch.Tensor) -> Rigid:
+    """A start that only shifts."""
     start = Rigid(fixed.ndim, centre.numpy())
     with torch.no_grad():
         start.translation.copy_(shift)
@@ -126,7 +133,7 @@ def _by_axes(fixed: Image, moving: Image) -> dict[str, Rigid]:
     for signs in itertools.product((1.0, -1.0), repeat=fixed.ndim):
         matrix = other @ torch.diag(torch.tensor(signs, dtype=torch.float64)) @ own.T
         if float(torch.linalg.det(matrix)) > 0:
-            start = _shifted(fixed, here, there - here)
+            start = shifted(fixed, here, there - here)
             start.set_matrix(matrix)
             found["moments" + "".join("+" if sign > 0 else "-" for sign in signs)] = start
     return found

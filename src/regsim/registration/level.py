@@ -8,35 +8,42 @@ from regsim.errors import GridError
 from regsim.images.grid import Grid
 from regsim.images.image import Image
 from regsim.metrics.base import AbstractMetric
-from regsim.prepare import coarser, smoothed
-from regsim.registration.penalties import PENALTIES
+from regsim.transforms.base import Mapping, Transform
 from regsim.transforms.sampling import inside, sample
 from regsim.transforms.warp import warp
 
 SMALLEST_OVERLAP = 0.05
 STRETCH = 1.07
+SAMPLES_PER_VOXEL = 2
 
 
 class Level:
     """Both images at one spacing, and the metric bound to the fixed one.
 
     Args:
-        fixed: at full resolution, intensities in [0, 1].
+        fixed: at this level's spacing, intensities in [0, 1].
         moving: likewise.
         metric: what to compare by.
-        spacing: of this level, physical units.
-        smoothing: Gaussian of both images, in voxels of the level.
+        samples: None: every voxel of the fixed grid is compared. A number: so many points between the voxels, drawn once.
     """
 
-    def __init__(self, fixed: Image, moving: Image, metric: AbstractMetric, spacing: float, smoothing: float = 0.0):
-        self.metric = metric
-        self.fixed, self.moving = coarser(fixed, spacing), coarser(moving, spacing)
-        if smoothing > 0:
-            self.fixed = smoothed(self.fixed, (smoothing,) * fixed.ndim)
-            self.moving = smoothed(self.moving, (smoothing,) * moving.ndim)
-        self.fixed = off_grid(self.fixed)
-        self.bound = metric.bind(self.fixed.batch, self.fixed.mask_batch)
+    def __init__(self, fixed: Image, moving: Image, metric: AbstractMetric, samples: int | None = None):
+        self.metric, self.moving = metric, moving
+        self.original = fixed
+        self.scattered = samples is not None
+        self.fixed = fixed if samples is not None else off_grid(fixed)
+        self.points = self.grid.points(device=fixed.data.device) if samples is None else scattered(fixed, samples)
+        values, self.weights = self._fixed_values()
+        self.bound = metric.bind(values, self.weights)
         self.overlap = 1.0
+
+    def _fixed_values(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not self.scattered:
+            return self.fixed.batch, self.fixed.mask_batch
+        values = sample(self.fixed.batch, self.grid, self.points, "linear", "border")
+        mask = self.fixed.mask_batch
+        weights = None if mask is None else sample(mask, self.grid, self.points, "linear", "border").clamp(0, 1)
+        return values, weights
 
     @property
     def grid(self) -> Grid:
@@ -48,6 +55,17 @@ class Level:
         """Where the images are."""
         return self.fixed.data.device
 
+    @property
+    def compared(self) -> int:
+        """How many points are compared."""
+        return self.points.shape[:-1].numel()
+
+    def mapping(self, transform: Transform) -> Mapping:
+        """A function that maps this level's points with the parameters of the moment."""
+        if self.scattered:
+            return lambda: transform(self.points)
+        return transform.mapping(self.grid)
+
     def warped(self, points: torch.Tensor) -> torch.Tensor:
         """The moving image `(1, C, *shape)` at mapped points; the border value goes on outside."""
         return sample(self.moving.batch, self.moving.grid, points, "linear", "border")
@@ -58,18 +76,23 @@ class Level:
         Raises:
             GridError: less than a twentieth of the fixed image (or its mask) meets the moving one.
         """
-        weights = inside(self.moving.grid, points)[None, None]
-        if self.moving.mask is not None:
-            mask = self.moving.mask[None]
-            weights = weights * sample(mask, self.moving.grid, points.detach(), "linear", "zeros").clamp(0, 1)
-        own = self.fixed.mask_batch
+        weights = self.data_at(points)
+        own = self.weights
         self.overlap = float(weights.mean() if own is None else (weights * own).sum() / own.sum().clamp_min(1e-9))
         if not self.overlap >= SMALLEST_OVERLAP:
             raise GridError(f"no overlap: {100 * self.overlap:.1f} % of the fixed image meets the moving one")
-        return None if bool((weights == 1).all()) else weights
+        return None if self.overlap == 1.0 and bool((weights == 1).all()) else weights
+
+    def data_at(self, points: torch.Tensor) -> torch.Tensor:
+        """Weights `(1, 1, *shape)`: how much the moving image has data at mapped points."""
+        weights = inside(self.moving.grid, points)[None, None]
+        if self.moving.mask is None:
+            return weights
+        held = sample(self.moving.mask[None], self.moving.grid, points.detach(), "linear", "zeros")
+        return weights * held.clamp(0, 1)
 
     def cost(self, points: torch.Tensor) -> torch.Tensor:
-        """The metric's cost (lower is better) of the mapped points of this level's grid, a scalar with gradient."""
+        """The metric's cost (lower is better) of this level's points once mapped, a scalar with gradient."""
         return self.metric.cost(self.bound(self.warped(points), self.seen(points))).sum()
 
     def force(self, points: torch.Tensor) -> float:
@@ -97,10 +120,19 @@ def off_grid(image: Image) -> Image:
     return replace(carried, mask=mask)
 
 
-def penalty(displacement: torch.Tensor, grid: Grid, weights: dict[str, float]) -> torch.Tensor:
-    """The weighted sum of penalties."""
-    total = displacement.new_zeros(())
-    for name, weight in weights.items():
-        if weight:
-            total = total + weight * PENALTIES[name](displacement, grid)
-    return total
+def scattered(image: Image, most: int) -> torch.Tensor:
+    """Points `(1, n, ndim)` at random places within the image (its mask, if it has one): the same at every call.
+
+    They lie between the voxels, so both images are interpolated everywhere (see `off_grid`). n is `most`, or four a voxel
+    where that is fewer.
+    """
+    generator = torch.Generator().manual_seed(0)
+    allowed = None if image.mask is None else image.mask.flatten().nonzero()[:, 0].cpu()
+    voxels = image.grid.voxels if allowed is None else len(allowed)
+    if voxels == 0:
+        raise GridError(f"'{image.name}': its mask is empty at a spacing of {max(image.grid.spacing):.4g}")
+    drawn = torch.randint(voxels, (min(most, SAMPLES_PER_VOXEL * voxels),), generator=generator)
+    place = torch.unravel_index(drawn if allowed is None else allowed[drawn], image.grid.shape)
+    index = torch.stack(place[::-1], dim=-1).double()
+    index += torch.rand(index.shape, generator=generator, dtype=torch.float64) - 0.5
+    return image.grid.index_to_physical(index).float()[None].to(image.data.device)

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from regsim.errors import GridError
 from regsim.registration.descent import Groups, Outcome, Record
 from regsim.registration.level import Level
+from regsim.registration.quasi_newton import gather, scatter
 from regsim.registration.schedule import Level as LevelSettings
 from regsim.transforms.base import Transform
 
@@ -35,11 +36,11 @@ def minimise(
         Powell 1964, doi:10.1093/comjnl/7.2.155; SciPy's implementation.
     """
     scale = np.concatenate([np.full(parameter.numel(), settings.step * unit) for parameter, unit in scales])
-    start = _gather(scales)
-    mapping = whole.mapping(level.grid)
+    start = gather(scales)
+    mapping = level.mapping(whole)
 
     def cost(values: npt.NDArray[np.float64]) -> float:
-        _scatter(scales, start + values * scale)
+        scatter(scales, start + values * scale)
         with torch.no_grad():
             try:
                 value = float(level.cost(mapping()))
@@ -60,17 +61,4 @@ def minimise(
         options={"maxfev": settings.steps * len(start) * LINE_SEARCHES, "xtol": 0.02, "ftol": 1e-6},
     )
     outcome.stop = "converged" if found.success else "steps done"
-    _scatter(scales, start + found.x * scale)
-
-
-def _gather(pairs: Groups) -> npt.NDArray[np.float64]:
-    return np.concatenate([parameter.detach().cpu().double().numpy().ravel() for parameter, _ in pairs])
-
-
-def _scatter(pairs: Groups, values: npt.NDArray[np.float64]) -> None:
-    first = 0
-    with torch.no_grad():
-        for parameter, _ in pairs:
-            part = values[first : first + parameter.numel()]
-            parameter.copy_(torch.as_tensor(part).reshape(parameter.shape))
-            first += parameter.numel()
+    scatter(scales, start + found.x * scale)

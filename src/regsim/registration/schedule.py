@@ -11,10 +11,10 @@ from regsim.settings import Settings
 
 Kind = Literal["rigid", "similarity", "affine", "control_grid", "velocity"]
 Goal = Literal["rigid", "similarity", "affine", "deformable", "diffeomorphic"]
-Start = Literal["auto", "identity", "centres", "mass", "moments"]
-Optimiser = Literal["gradient", "powell"]
+Start = Literal["auto", "identity", "centres", "mass", "moments", "search"]
+Optimiser = Literal["gradient", "adam", "powell"]
 GOALS = ("rigid", "similarity", "affine", "deformable", "diffeomorphic")
-STARTS = ("auto", "identity", "centres", "mass", "moments")
+STARTS = ("auto", "identity", "centres", "mass", "moments", "search")
 PENALTY_NAMES = ("diffusion", "bending", "jacobian")
 LINEAR = ("rigid", "similarity", "affine")
 
@@ -22,6 +22,7 @@ LINEAR_METRIC = "nmi"
 DEFORMABLE_METRIC = "mind:dilations=(1, 2)"
 COARSEST_AXIS = 20
 LINEAR_VOXELS = 750_000
+LINEAR_SAMPLES = 50_000
 DEFORMABLE_VOXELS = 1_500_000
 LINEAR_STEPS = ((2, 60, 0.25), (1, 60, 0.2), (0, 30, 0.1))
 
@@ -43,7 +44,9 @@ class Stage(Settings):
     """One kind of transform, driven by one metric, over a few levels.
 
     `penalties`: name to weight. Weights are counted in finest spacings and balanced against the metric's own force (see
-    `driver`), so that one weight serves every metric.
+    `driver`), so that one weight serves every metric. `optimiser`: "gradient" is L-BFGS for linear transforms and Adam for
+    deformations. `samples`: points that a linear stage compares when its metric needs no neighbours (mse, mae, ncc, mi, nmi);
+    none: every voxel. `symmetric`: a velocity is judged both ways, fixed to moving and moving to fixed.
     """
 
     transform: Kind
@@ -51,6 +54,8 @@ class Stage(Settings):
     levels: tuple[Level, ...] = Field(min_length=1)
     penalties: dict[str, float] = {}
     optimiser: Optimiser = "gradient"
+    samples: int | None = Field(default=LINEAR_SAMPLES, ge=100)
+    symmetric: bool = False
 
     @field_validator("penalties")
     @classmethod
@@ -64,17 +69,25 @@ class Stage(Settings):
 
     @model_validator(mode="after")
     def _optimiser_fits(self) -> Self:
+        if self.symmetric and self.transform != "velocity":
+            raise SettingsError(
+                f"symmetric needs the inverse at every step: use velocity (diffeomorphic), not '{self.transform}'"
+            )
         if self.optimiser == "powell" and self.transform not in LINEAR:
             raise SettingsError(f"optimiser powell moves linear transforms only, not '{self.transform}'; use gradient")
         return self
 
 
 class Schedule(Settings):
-    """The whole plan. `smoothing`: Gaussian of both images at every level of a linear stage, in voxels of the level."""
+    """The whole plan. `smoothing`: Gaussian of both images at every level of a linear stage, in voxels of the level.
+
+    `flips`: the start "search" also tries mirrored images.
+    """
 
     stages: tuple[Stage, ...] = Field(min_length=1)
     start: Start = "auto"
     smoothing: float = Field(default=0.5, ge=0)
+    flips: bool = False
 
     @property
     def total_steps(self) -> int:
@@ -92,6 +105,8 @@ def schedule_for(
     optimiser: Optimiser = "gradient",
     regularisation: float = 1.0,
     finest: float | None = None,
+    symmetric: bool = False,
+    flips: bool = False,
 ) -> Schedule:
     """The default plan for a fixed image on this grid.
 
@@ -108,17 +123,24 @@ def schedule_for(
         optimiser: "powell" for linear stages whose metric has no gradient.
         regularisation: factor on the smoothness of the deformation.
         finest: spacing of the last level; by default the finest that keeps the volume within a voxel budget.
+        symmetric: diffeomorphic only: neither image is preferred.
+        flips: the start "search" tries mirrored images, too; not for rigid and similarity transforms, which cannot hold them.
     """
     if goal not in GOALS:
         raise unknown_name("transform", goal, list(GOALS))
     if start not in STARTS:
         raise unknown_name("start", start, list(STARTS))
+    if symmetric and goal != "diffeomorphic":
+        raise SettingsError(f"symmetric registration needs the transform 'diffeomorphic', not '{goal}'")
+    if flips and (start != "search" or goal in ("rigid", "similarity")):
+        raise SettingsError("mirrored starts need the start 'search' and an affine or deformable transform")
     if goal in LINEAR:
-        return Schedule(stages=_linear_stages(goal, grid, metric or LINEAR_METRIC, optimiser, finest), start=start)
+        stages = _linear_stages(goal, grid, metric or LINEAR_METRIC, optimiser, finest)
+        return Schedule(stages=stages, start=start, flips=flips)
     first = _linear_stages("affine", grid, linear_metric or LINEAR_METRIC, "gradient", None)
     kind: Kind = "control_grid" if goal == "deformable" else "velocity"
-    second = _deformable_stage(kind, grid, metric or DEFORMABLE_METRIC, regularisation, finest)
-    return Schedule(stages=(*first, second), start=start)
+    second = _deformable_stage(kind, grid, metric or DEFORMABLE_METRIC, regularisation, finest, symmetric)
+    return Schedule(stages=(*first, second), start=start, flips=flips)
 
 
 def _linear_stages(
@@ -146,7 +168,9 @@ def _linear_stage(kind: Goal, metric: str, levels: list[Level], optimiser: Optim
     return Stage.checked({"transform": kind, "metric": metric, "levels": tuple(levels), "optimiser": optimiser})
 
 
-def _deformable_stage(kind: Kind, grid: Grid, metric: str, regularisation: float, finest: float | None) -> Stage:
+def _deformable_stage(
+    kind: Kind, grid: Grid, metric: str, regularisation: float, finest: float | None, symmetric: bool
+) -> Stage:
     last = _within(finest or _finest(grid, DEFORMABLE_VOXELS), grid)
     coarse = min(2 * last, _coarsest(grid))
     levels = [
@@ -157,7 +181,7 @@ def _deformable_stage(kind: Kind, grid: Grid, metric: str, regularisation: float
     if 4 * last <= _coarsest(grid):
         levels.insert(0, Level(spacing=4 * last, steps=40, step=last, control_spacing=16 * last))
     penalties = {"diffusion": 1.0 * regularisation, "jacobian": 40.0}
-    return Stage(transform=kind, metric=metric, levels=tuple(levels), penalties=penalties)
+    return Stage(transform=kind, metric=metric, levels=tuple(levels), penalties=penalties, symmetric=symmetric)
 
 
 def _within(spacing: float, grid: Grid) -> float:

@@ -9,6 +9,8 @@ from torch import nn
 
 from regsim.errors import TransformError
 from regsim.images.grid import Grid
+from regsim.kernels.choice import on_cpu
+from regsim.kernels.squaring import scaling_and_squaring
 from regsim.transforms.base import Mapping, Transform
 from regsim.transforms.sampling import sample
 
@@ -173,6 +175,8 @@ class Composite(Transform):
 
 def integrate(velocity: torch.Tensor, grid: Grid, points: torch.Tensor, squarings: int) -> torch.Tensor:
     """Scaling and squaring of `(ndim, *shape)`; `points` are the grid's own."""
+    if on_cpu(velocity):
+        return scaling_and_squaring(velocity, grid.matrix, squarings).movedim(-1, 0)
     field: torch.Tensor = velocity / 2**squarings
     for _ in range(squarings):
         field = field + sample_vectors(field, grid, points + field.movedim(0, -1)).movedim(-1, 0)

@@ -55,7 +55,8 @@ class LinearTransform(Transform):
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Map points `(..., ndim)`."""
         self._check(points)
-        return points @ self.matrix().T.to(points.dtype) + self.offset().to(points.dtype)
+        matrix, offset = self.matrix().T.to(points.dtype), self.offset().to(points.dtype)
+        return torch.addmm(offset, points.reshape(-1, self.ndim), matrix).reshape(points.shape)
 
     def mapping(self, grid: Grid) -> "LinearMapping":
         """All points of `grid`, float32, mapped with the parameters of the moment."""

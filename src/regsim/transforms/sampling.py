@@ -2,10 +2,14 @@
 
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from regsim.images.grid import Grid
+from regsim.kernels.choice import on_cpu
+from regsim.kernels.warp import hold, read_linear
 
 Interpolation = Literal["linear", "nearest"]
 Padding = Literal["zeros", "border"]
@@ -28,6 +32,9 @@ def sample(
         `(N, C, *any)`.
     """
     ndim = grid.ndim
+    if interpolation == "linear" and on_cpu(data) and on_cpu(points):
+        flat = read_linear(data.flatten(0, 1), points.reshape(-1, ndim), to_index(grid), padding == "zeros")
+        return flat.reshape(*data.shape[:2], *points.shape[:-1])
     line = points.ndim != ndim + 1
     where = to_unit(points, grid)
     if line:
@@ -37,6 +44,12 @@ def sample(
         data, where, mode=MODES[interpolation], padding_mode=padding, align_corners=True
     )
     return values.reshape(*data.shape[:2], *points.shape[:-1]) if line else values
+
+
+def to_index(grid: Grid) -> npt.NDArray[np.float64]:
+    """The matrix `(ndim, ndim + 1)` from physical points to voxel indices, x first."""
+    inverse = np.linalg.inv(grid.matrix)
+    return np.concatenate([inverse, -(inverse @ np.asarray(grid.origin))[:, None]], axis=1)
 
 
 def to_unit(points: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -51,6 +64,8 @@ def to_unit(points: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 def inside(grid: Grid, points: torch.Tensor) -> torch.Tensor:
     """Weights `(*any)`, 1 where a point lies between the voxel borders of the grid, 0 elsewhere; no gradient."""
+    if on_cpu(points):
+        return hold(points.reshape(-1, grid.ndim), to_index(grid), grid.size).reshape(points.shape[:-1])
     where = to_unit(points.detach(), grid)
     middle = torch.tensor([-1.0 if n == 1 else 0.0 for n in grid.size], dtype=where.dtype, device=where.device)
     limit = torch.tensor([1.0 if n == 1 else n / (n - 1) for n in grid.size], dtype=where.dtype, device=where.device)
