@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.ready-test
+PEERS_READY := $(VENV)/.ready-peers
 
 # Waiting threads spin only briefly: on a busy machine they would else take the cores from those that work.
 export GOMP_SPINCOUNT ?= 1000
@@ -22,12 +23,19 @@ lint: $(TEST_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(TEST_READY)
-	$(BIN)/python -m benchmarks.accuracy --quick
+# Minutes: small sizes, a case or two of each set, without the slowest peers.
+bench: $(PEERS_READY)
+	$(BIN)/python -m benchmarks.accuracy --quick -o bench
+	$(BIN)/python -m benchmarks.metrics --quick -o bench
+	$(BIN)/python -m benchmarks.registration --quick -o bench
+	$(BIN)/python -m benchmarks.performance_page bench -o bench/performance.md
 
-bench-full: $(TEST_READY)
-	$(BIN)/pip install -q -c constraints.txt -e ".[ants]"
-	$(BIN)/python -m benchmarks.accuracy
+# Hours: everything. Stop it at will: it goes on where it stopped. Remove bench/full to measure anew.
+bench-full: $(PEERS_READY)
+	$(BIN)/python -m benchmarks.accuracy -o bench/full
+	$(BIN)/python -m benchmarks.metrics -o bench/full
+	$(BIN)/python -m benchmarks.registration -o bench/full
+	$(BIN)/python -m benchmarks.performance_page bench/full --publish
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +45,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(TEST_READY): $(READY)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(PEERS_READY): $(TEST_READY)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[test,peers]"
 	@touch $@
 
 clean:

@@ -444,10 +444,19 @@ WORDS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ),
     ),
     "start": ([*REGISTER, "--start", "center"], ("unknown start 'center'; did you mean 'centres'? Known: auto, ",)),
-    "optimiser": ([*REGISTER, "--optimiser", "newton"], ("unknown optimiser 'newton'", "Known: gradient, adam, powell")),
+    "optimiser": (
+        [*REGISTER, "--optimiser", "newton"],
+        ("unknown optimiser 'newton'", "Known: gradient, adam, powell"),
+    ),
     "powell deformable": (
         [*REGISTER, "--optimiser", "powell", "--transform", "deformable"],
         ("powell", "linear", "use gradient"),
+    ),
+    "symmetric rigid": ([*REGISTER, "--symmetric"], ("symmetric", "needs the transform 'diffeomorphic', not 'rigid'")),
+    "flips without a search": ([*REGISTER, "--flips"], ("mirrored starts need the start 'search'",)),
+    "nothing left": (
+        [*REGISTER, "--fixed-exclude", "FIXED", "--fixed-mask", "FIXED"],
+        ("leaves nothing of", "to compare"),
     ),
     "interpolation": ([*WARP, "--interpolation", "liner"], ("unknown interpolation 'liner'; did you mean 'linear'?",)),
     "interpolation of labels": ([*WARP, "--labels", "--interpolation", "cubic", "-l"], ("-l",)),

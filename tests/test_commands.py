@@ -184,18 +184,26 @@ KINDS = {
     "from a given start": ["--initial", "TRANSFORM", "--metric", "mse"],
     "with masks": ["--fixed-mask", "MASK", "--moving-mask", "MASK", "--start", "mass"],
     "deformable": ["--transform", "deformable", "--finest", 3, "--linear-metric", "mse", "--metric", "mse"],
+    "search": ["--start", "search", "--metric", "ncc"],
+    "without a region": ["--fixed-exclude", "REGION", "--moving-exclude", "REGION"],
+    "both ways": [*["--transform", "diffeomorphic"], "--symmetric", "--finest", 4, "--metric", "mse"],
     "diffeomorphic": ["--transform", "diffeomorphic", "--finest", 3, "--regularisation", 2, "--metric", "lncc"],
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_register_in_every_way(kind: str, samples: Samples, command: Command, tmp_path: Path) -> None:
-    places = {"TRANSFORM": samples.transform, "MASK": samples.mask}
+    region = tmp_path / "region.nii.gz"
+    excluded = read_image(samples.mask)
+    write_image(excluded.with_data(1.0 - (excluded.data > 0).float()), region)
+    places = {"TRANSFORM": samples.transform, "MASK": samples.mask, "REGION": region}
     options = [places.get(str(option), option) for option in KINDS[kind]]
     command("register", samples.fixed, samples.moving, "-o", tmp_path / "run", *options).succeeded()
     results = whole_folder(tmp_path / "run")
-    assert error_at_corners(tmp_path / "run", samples.fixed, SHIFT) < (1.5 if "form" not in kind else 3.0)
-    deformable = kind in ("deformable", "diffeomorphic")
+    assert error_at_corners(tmp_path / "run", samples.fixed, SHIFT) < (
+        1.5 if "form" not in kind and kind != "both ways" else 3.0
+    )
+    deformable = kind in ("deformable", "diffeomorphic", "both ways")
     assert (results.jacobian is not None) == deformable
     if kind == "from a given start":
         assert "initial transform" in results.notes[0]

@@ -53,7 +53,10 @@ def test_value_and_gradient_are_the_tensor_paths(shape: tuple[int, ...], threads
 def test_any_layout_of_images_and_weights() -> None:
     images, weights = _case((3, 2, 5, 7), 1)
     wanted = inside(images, weights.expand(3, 1, 5, 7).contiguous())
-    layouts = [images.contiguous(memory_format=torch.channels_last), images.transpose(0, 1).contiguous().transpose(0, 1)]
+    layouts = [
+        images.contiguous(memory_format=torch.channels_last),
+        images.transpose(0, 1).contiguous().transpose(0, 1),
+    ]
     for given in layouts:
         for seen in (weights, weights.expand(3, 1, 5, 7), weights.mT.contiguous().mT):
             torch.testing.assert_close(inside(given, seen), wanted, rtol=0, atol=0, equal_nan=True)

@@ -42,13 +42,13 @@ class Deformation:
         `backwards`: the inverse's, which a velocity has.
         """
         matrices = self.control.matrices(grid)
-        points = grid.points(device=self.control.device)
+        if backwards:
+            matrices[0] = -matrices[0]
 
         def field() -> torch.Tensor:
             vectors = self.control.expand(matrices)
-            vectors = -vectors if backwards else vectors
             if self.kind == "velocity":
-                vectors = integrate(vectors, grid, points, SQUARINGS)
+                vectors = integrate(vectors, grid, SQUARINGS)
             return vectors.movedim(0, -1)
 
         return field

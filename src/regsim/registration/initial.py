@@ -46,8 +46,8 @@ def starts(fixed: Image, moving: Image, start: Start, apart: float) -> dict[str,
     return found
 
 
-def ranked(level: Level, candidates: Mapping[str, LinearTransform]) -> list[str]:
-    """The names by cost at this level, best first; without those whose overlap is much smaller than the largest.
+def ranked(level: Level, candidates: Mapping[str, LinearTransform], enough: float = FULL_ENOUGH) -> list[str]:
+    """The names by cost at this level, best first; without those whose overlap is below `enough` of the largest.
 
     Raises:
         GridError: none of them makes the images overlap.
@@ -65,9 +65,7 @@ def ranked(level: Level, candidates: Mapping[str, LinearTransform]) -> list[str]
             "no overlap: the two images do not meet in space from any start; check their origins, or start from centres"
         )
     widest = max(overlap for overlap, _, _ in judged)
-    return [
-        name for _, name in sorted((cost, name) for overlap, cost, name in judged if overlap >= FULL_ENOUGH * widest)
-    ]
+    return [name for _, name in sorted((cost, name) for overlap, cost, name in judged if overlap >= enough * widest)]
 
 
 def tried(level: Level, candidates: dict[str, Rigid], step: float) -> tuple[str, Rigid]:

@@ -14,19 +14,24 @@ from regsim.registration.descent import Outcome
 from regsim.registration.initial import plain, ranked, shifted, silent
 from regsim.registration.level import Level
 from regsim.registration.quasi_newton import lower
+from regsim.registration.translations import best_translations
 from regsim.transforms.linear import Affine, LinearTransform, Rigid
 
 DEGREES_3D, DEGREES_2D = 24.0, 10.0
 ROUNDS = ((32, 12), (8, 20), (3, 30))
 """How many candidates go on to each round, and how many evaluations each has there."""
+FFT_DEGREES, FFT_STARTS = 40.0, 60
 ROUGH_SAMPLES = 4000
+FULL_ENOUGH = 0.25
+"""Of the widest overlap: partial views overlap little where they are right."""
 SAME_DEGREES = 5.0
 NEAR = 2 * math.sqrt(2) * math.sin(math.radians(SAME_DEGREES) / 2)
 """Frobenius distance of two rotation matrices so many degrees apart."""
 
 
 def everywhere(fixed: Image, moving: Image, flips: bool = False) -> dict[str, LinearTransform]:
-    """Starts turned every way (about 24 degrees apart, 10 for pictures), with the centres of mass or of the images together.
+    """Starts turned every way (about 24 degrees apart, 10 for pictures), with the centres of mass or of the images together,
+    and, for partial views, the best of fewer turns with the translation that an FFT finds.
 
     Args:
         fixed: coarse images will do.
@@ -45,7 +50,8 @@ def everywhere(fixed: Image, moving: Image, flips: bool = False) -> dict[str, Li
             found[f"search: {name}, turn {number}"] = start
             if flips:
                 found[f"search: {name}, turn {number}, flipped"] = _flipped(start)
-    return found
+    shifted_too = best_translations(fixed, moving, turns(fixed.ndim, FFT_DEGREES), FFT_STARTS)
+    return found | {f"search: by FFT, number {number}": start for number, start in enumerate(shifted_too)}
 
 
 def _flipped(start: Rigid) -> Affine:
@@ -55,17 +61,17 @@ def _flipped(start: Rigid) -> Affine:
     return flipped
 
 
-def turns(ndim: int) -> torch.Tensor:
+def turns(ndim: int, degrees: float = DEGREES_3D) -> torch.Tensor:
     """Angles `(n, 1)`, or rotation vectors `(n, 3)`, spread evenly over all turns; the first is none at all.
 
-    In 3-D they come from the quaternions of a super-Fibonacci spiral.
+    In 3-D they come from the quaternions of a super-Fibonacci spiral, about `degrees` apart.
 
     References:
         Alexa, Super-Fibonacci spirals, 2022, doi:10.1109/CVPR52688.2022.00811.
     """
     if ndim == 2:
         return torch.deg2rad(torch.arange(0.0, 360.0, DEGREES_2D, dtype=torch.float64))[:, None]
-    count = round(math.pi * 8 * math.pi / math.radians(DEGREES_3D) ** 3)
+    count = round(math.pi * 8 * math.pi / math.radians(degrees) ** 3)
     step = np.arange(count) + 0.5
     phi, psi = math.sqrt(2), 1.533751168755204288118041
     inner, outer = np.sqrt(step / count), np.sqrt(1 - step / count)
@@ -83,7 +89,7 @@ def searched(levels: list[Level], candidates: dict[str, LinearTransform], step: 
         candidates: by name.
         step: of the first round, physical units.
     """
-    names = ranked(levels[0], candidates)[: ROUNDS[0][0]]
+    names = ranked(levels[0], candidates, FULL_ENOUGH)[: ROUNDS[0][0]]
     moved = {name: copy.deepcopy(candidates[name]) for name in names}
     for number, (most, evaluations) in enumerate(ROUNDS):
         level = levels[min(number, len(levels) - 1)]

@@ -94,13 +94,12 @@ class VelocityField(Transform):
         """On its own grid the integrated field is read, not interpolated."""
         points = grid.points(self.velocity.dtype, self.device)
         if grid.same_as(self.grid):
-            own = points
-            return lambda: own + integrate(self.velocity, self.grid, own, self.squarings).movedim(0, -1)
+            return lambda: points + integrate(self.velocity, self.grid, self.squarings).movedim(0, -1)
         return lambda: self(points)
 
     def integrate(self) -> torch.Tensor:
         """The displacement `(ndim, *shape)` on the field's own grid."""
-        return integrate(self.velocity, self.grid, self.grid.points(device=self.device), self.squarings)
+        return integrate(self.velocity, self.grid, self.squarings)
 
     def inverse(self, grid: Grid | None = None) -> "VelocityField":
         """The opposite velocity."""
@@ -173,10 +172,11 @@ class Composite(Transform):
         return sitk.CompositeTransform([part.to_itk() for part in self.parts()])
 
 
-def integrate(velocity: torch.Tensor, grid: Grid, points: torch.Tensor, squarings: int) -> torch.Tensor:
-    """Scaling and squaring of `(ndim, *shape)`; `points` are the grid's own."""
+def integrate(velocity: torch.Tensor, grid: Grid, squarings: int) -> torch.Tensor:
+    """Scaling and squaring of a velocity `(ndim, *grid.shape)`: the displacement, alike."""
     if on_cpu(velocity):
         return scaling_and_squaring(velocity, grid.matrix, squarings).movedim(-1, 0)
+    points = grid.points(velocity.dtype, velocity.device)
     field: torch.Tensor = velocity / 2**squarings
     for _ in range(squarings):
         field = field + sample_vectors(field, grid, points + field.movedim(0, -1)).movedim(-1, 0)
