@@ -21,13 +21,13 @@ from regsim.applications.train import TrainRequest, read_all, train_on
 from regsim.evaluation.known_pairs import costs, draw_known_pairs, judge
 from regsim.evaluation.landscape import LandscapePair
 from regsim.images import Image
+from regsim.kernels.memory import keep_freed_memory
 from regsim.metrics import load_metric
 from regsim.metrics.siamese import SiameseNetwork
 from regsim.metrics.siamregqc import SiameseRegistrationQuality
 from regsim.misalign.pairs import PairBatch, PairMaker
 from regsim.misalign.sources import Subject
 from regsim.prepare import coarser
-from regsim.training.memory import keep_freed_memory
 from regsim.training.recipe import Recipe, load_recipe
 
 CLASSICAL = ("mse", "ssim", "ncc", "lncc", "mind", "nmi")

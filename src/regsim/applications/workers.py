@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from regsim.kernels.memory import keep_freed_memory
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -85,6 +87,7 @@ def _prepare(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     torch.set_num_threads(threads)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -51,6 +51,9 @@ def prepare_machine(device: str, threads: int, json: str | None = None) -> str:
         check_target(Path(json))
     import torch
 
+    from regsim.kernels.memory import keep_freed_memory
+
+    keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():

@@ -174,12 +174,12 @@ def _deformable_stage(
     last = _within(finest or _finest(grid, DEFORMABLE_VOXELS), grid)
     coarse = min(2 * last, _coarsest(grid))
     levels = [
-        Level(spacing=coarse, steps=60, step=0.5 * last, control_spacing=8 * last),
-        Level(spacing=coarse, steps=60, step=0.35 * last, control_spacing=4 * last),
-        Level(spacing=last, steps=40, step=0.25 * last, control_spacing=2 * last),
+        Level(spacing=coarse, steps=36, step=0.7 * last, control_spacing=8 * last),
+        Level(spacing=coarse, steps=36, step=0.5 * last, control_spacing=4 * last),
+        Level(spacing=last, steps=24, step=0.35 * last, control_spacing=2 * last),
     ]
     if 4 * last <= _coarsest(grid):
-        levels.insert(0, Level(spacing=4 * last, steps=40, step=last, control_spacing=16 * last))
+        levels.insert(0, Level(spacing=4 * last, steps=24, step=1.4 * last, control_spacing=16 * last))
     penalties = {"diffusion": 1.0 * regularisation, "jacobian": 40.0}
     return Stage(transform=kind, metric=metric, levels=tuple(levels), penalties=penalties, symmetric=symmetric)
 

@@ -18,12 +18,13 @@ from accelerate.utils import broadcast
 from torch import nn
 
 from regsim.errors import InputError, SettingsError, TrainingError, unknown_name
+from regsim.kernels.memory import keep_freed_memory
 from regsim.output import make_folder
 from regsim.training.batches import batches
 from regsim.training.devices import fork_generators, make_accelerator, seed_network
 from regsim.training.lesson import Batch, Draw, Lesson, Objective
 from regsim.training.log import CurveRow, as_table, from_table, write_curves
-from regsim.training.memory import keep_freed_memory, weights_channels_last
+from regsim.training.memory import weights_channels_last
 from regsim.training.settings import StageSettings, TrainerSettings
 from regsim.training.state import FORMAT, STATE, Tensors, TrainingState, fingerprint, load_state, save_state, step_seed
 

@@ -79,16 +79,67 @@ def _ahead(here: Floats, there: Floats, slope: Floats, twice: Any) -> Any:
 def _determinants(
     first: int, last: int, field: Floats, steps: Floats, scale: float, smallest: float, missing: Floats
 ) -> float:
-    height, width, count = field.shape[1:]
+    depth, height, width, count = field.shape
     columns, total = np.empty((3, 3), np.float32), 0.0
     for z in range(first, last):
+        over_z = np.float32(max(min(z + 1, depth - 1) - max(z - 1, 0), 1))
+        front, back = field[max(z - 1, 0)], field[min(z + 1, depth - 1)]
         for y in range(height):
-            for x in range(width):
+            low, high = max(y - 1, 0), min(y + 1, height - 1)
+            over_y = np.float32(max(high - low, 1))
+            line = missing[z, y]
+            if count == 3:
+                _row_3d(field[z, y], field[z, low], field[z, high], front[y], back[y], over_y, over_z, steps, line)
+            else:
+                _row_2d(field[z, y], field[z, low], field[z, high], over_y, steps, line)
+            for x in (0, width - 1):
                 _columns(field, steps, z, y, x, columns)
-                lacking = max(smallest - scale * _determinant(columns, count), np.float32(0))
-                missing[z, y, x] = lacking
-                total += lacking * lacking
+                line[x] = _determinant(columns, count)
+            found: Any = np.float32(0)
+            for x in range(width):
+                line[x] = max(smallest - scale * line[x], np.float32(0))
+                found += line[x] * line[x]
+            total += found
     return total
+
+
+@compiled
+def _row_2d(here: Floats, above: Floats, below: Floats, over_y: Any, steps: Floats, line: Floats) -> None:
+    """Determinants of a line, but for its ends."""
+    half, part = np.float32(0.5), np.float32(1) / over_y
+    ax, ay, bx, by = steps[0, 0], steps[0, 1], steps[1, 0], steps[1, 1]
+    for x in range(1, len(line) - 1):
+        a, b = ax + half * (here[x + 1, 0] - here[x - 1, 0]), ay + half * (here[x + 1, 1] - here[x - 1, 1])
+        c, d = bx + part * (below[x, 0] - above[x, 0]), by + part * (below[x, 1] - above[x, 1])
+        line[x] = a * d - b * c
+
+
+@compiled
+def _row_3d(
+    here: Floats,
+    above: Floats,
+    below: Floats,
+    front: Floats,
+    back: Floats,
+    over_y: Any,
+    over_z: Any,
+    steps: Floats,
+    line: Floats,
+) -> None:
+    """Determinants of a line, but for its ends."""
+    half, part, other = np.float32(0.5), np.float32(1) / over_y, np.float32(1) / over_z
+    px, py, pz = steps[0, 0], steps[0, 1], steps[0, 2]
+    qx, qy, qz = steps[1, 0], steps[1, 1], steps[1, 2]
+    rx, ry, rz = steps[2, 0], steps[2, 1], steps[2, 2]
+    for x in range(1, len(line) - 1):
+        a = px + half * (here[x + 1, 0] - here[x - 1, 0])
+        b = py + half * (here[x + 1, 1] - here[x - 1, 1])
+        c = pz + half * (here[x + 1, 2] - here[x - 1, 2])
+        d, e = qx + part * (below[x, 0] - above[x, 0]), qy + part * (below[x, 1] - above[x, 1])
+        f = qz + part * (below[x, 2] - above[x, 2])
+        g, h = rx + other * (back[x, 0] - front[x, 0]), ry + other * (back[x, 1] - front[x, 1])
+        i = rz + other * (back[x, 2] - front[x, 2])
+        line[x] = a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)
 
 
 @compiled
