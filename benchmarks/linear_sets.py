@@ -193,7 +193,7 @@ def _measure_native(data: Path, run: Run) -> Row:
 
 LINEAR_SETS = {
     "rigid_search": BenchmarkSet(
-        "SimpleITK's settings on a few of the rigid starts", _search_runs, _measure_near, 90.0
+        "SimpleITK's settings on a few of the rigid starts", _search_runs, _measure_near, 45.0
     ),
     "rigid": BenchmarkSet("T2 and FLAIR onto T1 at 1 mm, up to 15 mm and 15 degrees", _rigid_runs, _measure_near),
     "far": BenchmarkSet("the same from up to 60 mm and 90 degrees", _far_runs, _measure_far),

@@ -216,6 +216,16 @@ def test_bad_calls_are_refused(listed: Path, command: Command, tmp_path: Path) -
     command("register", "--pairs", listed, "-o", out, "--transform", "bent").refused("bent", "rigid")
     both = ["--transform", "deformable", "--optimiser", "powell"]
     command("register", "--pairs", listed, "-o", out, *both).refused("powell")
+    for idle in (
+        ["--linear-metric", "mse"],
+        ["--regularisation", 2],
+        ["--transform", "affine", "--linear-metric", "mse"],
+    ):
+        command("register", "--pairs", listed, "-o", out, *idle).refused("deformation")
+    adam = ["--transform", "deformable", "--optimiser", "adam"]
+    command("register", "--pairs", listed, "-o", out, *adam).refused("adam", "linear")
+    command("register", "--pairs", listed, "-o", listed.parent).refused("pairs.csv", "overwrite", "another -o")
+    assert listed.read_text(encoding="utf-8").startswith("fixed,moving")
     command("register", "--pairs", listed, "-o", listed).refused("is a file")
     assert not out.exists()
 

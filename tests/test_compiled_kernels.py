@@ -1,5 +1,8 @@
 """The compiled loops for warp, joint histogram and smoothness: against torch's own in float64, in both dimensions."""
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -159,3 +162,25 @@ def test_every_slab_is_done_once() -> None:
         seen: list[int] = []
         assert sum(in_slabs(took, slabs, seen)) == slabs
         assert sorted(seen) == list(range(slabs))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    in_slabs(lambda first, last: last - first, 8)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if sum(in_slabs(lambda first, last: last - first, 8)) == 8 else 1)
+    for _ in range(200):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    torch.set_num_threads(before)
+    assert os.waitstatus_to_exitcode(status) == 0

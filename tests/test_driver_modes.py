@@ -11,12 +11,14 @@ from regsim.errors import RegsimError, SettingsError
 from regsim.images import Image
 from regsim.metrics import REGISTRY, load_metric
 from regsim.prepare import centre_of_mass, coarse_grid, coarser, principal_axes, smoothed
-from regsim.registration import register, schedule_for
+from regsim.registration import Schedule, register, schedule_for
 from regsim.registration.descent import Outcome
 from regsim.registration.level import Level
 from regsim.registration.pyramid import Pyramid
 from regsim.registration.quasi_newton import lower
+from regsim.registration.schedule import Stage
 from regsim.registration.search import everywhere, turns
+from regsim.registration.translations import best_translations
 from regsim.transforms import Affine, Composite, Rigid, warp
 
 from .test_registration import brain_at, error, known_bend, known_rigid, moved, slice_of
@@ -82,13 +84,48 @@ def test_turns_cover_all_rotations() -> None:
     assert not vectors[0].any()
 
 
+def part_of(image: Image, axis: int, first: int, count: int) -> Image:
+    """Some slices only; axis 0 is x."""
+    corner = torch.zeros(image.ndim, dtype=torch.float64)
+    corner[axis] = first
+    size = list(image.grid.size)
+    size[axis] = count
+    origin = tuple(image.grid.index_to_physical(corner).tolist())
+    data = image.data.narrow(image.ndim - axis, first, count)
+    return Image(data, replace(image.grid, size=tuple(size), origin=origin), name="part")
+
+
+@pytest.mark.parametrize("case", ["whole", "slab moves", "slab is fixed", "small mask", "wide field"])
+def test_the_best_translation_is_found_for_a_known_turn(case: str) -> None:
+    image = brain_at("t1")
+    fixed, moving = image, image
+    if case == "slab moves":
+        moving = part_of(image, 2, 20, 10)
+    if case == "slab is fixed":
+        fixed = part_of(image, 2, 20, 10)
+    if case == "small mask":
+        mask = torch.zeros_like(image.data)
+        mask[:, 4:44, 8:50, 4:22] = 1
+        fixed = replace(image, mask=mask)
+    if case == "wide field":
+        moving = warp(image, None, image.grid.padded(40))
+    known = known_rigid(image, 0.0, 24.0)
+    moving = replace(
+        moving, grid=replace(moving.grid, origin=tuple(known(torch.tensor(moving.grid.origin).double()).tolist()))
+    )
+    (found,) = best_translations(fixed, replace(moving, mask=None), torch.zeros(1, 3, dtype=torch.float64), 5)
+    pitch = max(float(fixed.grid.extent.max()) / 12, float(np.linalg.norm(moving.grid.extent)) / 40)
+    assert float((found.offset() - known.offset()).detach().norm()) < pitch
+
+
 def test_candidates_are_proper_rotations_unless_flipped() -> None:
     image = slice_of("t1")
     found = everywhere(image, image, flips=True)
     signs = {
-        name.endswith("flipped"): float(torch.linalg.det(start.matrix().detach())) for name, start in found.items()
+        (name.endswith("flipped"), round(float(torch.linalg.det(start.matrix().detach())), 6))
+        for name, start in found.items()
     }
-    assert signs == {False: pytest.approx(1.0), True: pytest.approx(-1.0)}
+    assert signs == {(False, 1.0), (True, -1.0)}
 
 
 # --- both ways ------------------------------------------------------------------------------------------------------
@@ -228,6 +265,25 @@ def test_a_scale_free_stop() -> None:
         ends.append((len(outcome.costs), place.detach().tolist()))
     assert ends[0][0] == ends[1][0] == ends[2][0]
     assert ends[0][1] == pytest.approx(ends[2][1], rel=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_search() -> None:
+    place, outcome = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64)), Outcome()
+
+    def cost() -> tuple[torch.Tensor, float]:
+        return (place - place.detach()).abs().sqrt().sum(), 0.0  # 0, with an infinite slope
+
+    lower(cost, [(place, 1.0)], 5, lambda *row: None, outcome)
+    assert "gradient" in outcome.problem
+
+
+def test_plans_that_would_be_ignored_in_part_are_refused() -> None:
+    level = {"spacing": 1, "steps": 1, "step": 1}
+    linear = {"transform": "rigid", "metric": "nmi", "levels": [level]}
+    with pytest.raises(RegsimError, match="penalties smooth deformations"):
+        Stage.checked({**linear, "penalties": {"diffusion": 1}})
+    with pytest.raises(RegsimError, match="search"):
+        Schedule.checked({"stages": [linear], "flips": True})
 
 
 def test_unusable_settings_are_refused() -> None:

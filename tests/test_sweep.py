@@ -196,6 +196,7 @@ BAD_CALLS = {
     "landmarks of one": (["--moving-landmarks", "fixed.csv"], ("landmarks", "--fixed-landmarks")),
     "unequal landmarks": (["--fixed-landmarks", "fixed.csv", "--moving-landmarks", "four.csv"], ("as many",)),
     "empty labels": (["--fixed-labels", "empty.png", "--moving-labels", "fixed_labels.png"], ("no label",)),
+    "labels of a volume": (["--fixed-labels", "fixed_labels.png", "--moving-labels", "solid.nii.gz"], ("3-D", "2-D")),
 }
 
 
@@ -207,6 +208,7 @@ def test_bad_calls_are_refused(
     monkeypatch.chdir(pair)
     Path("four.csv").write_text("x,y\n1,1\n2,2\n3,3\n4,5\n", encoding="utf-8")
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((48, 56), np.uint8)), "empty.png")
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5, 6), np.uint8)), "solid.nii.gz")
     command("sweep", "fixed.png", "moving.png", "-o", tmp_path / "out", *options).refused(*words)
     assert not (tmp_path / "out").exists()
 

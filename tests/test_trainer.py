@@ -213,7 +213,6 @@ def test_layout_of_one_channel() -> None:
     net = memory.weights_channels_last(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv3d(2, 3, 1), nn.Linear(2, 2)))
     assert [tuple(p.stride()) for p in net.parameters() if p.ndim > 2] == [(9, 1, 3, 1), (2, 1, 2, 2, 2)]
     assert net[0](torch.rand(2, 1, 8, 8)).is_contiguous(memory_format=torch.channels_last)
-    memory.keep_freed_memory()
 
 
 def test_batches_ahead_are_the_same() -> None:

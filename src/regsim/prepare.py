@@ -11,11 +11,11 @@ from regsim.errors import InputError
 from regsim.images.grid import Grid
 from regsim.images.image import Image
 
-FWHM = 2.3548
 LOW, HIGH = 0.001, 0.999
-SAMPLES = 1_000_000
+SAMPLES = 250_000
 SMALLEST_SHARE = 1e-4
 SMALLEST_SIGMA = 0.1
+THINNED_AT_ONCE = 256
 
 
 def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
@@ -97,8 +97,7 @@ def coarser(image: Image, spacing: float) -> Image:
     if target.size == image.grid.size:
         return image
     ways = [
-        None if few == many else _thinning(many, few).to(image.data.device)
-        for many, few in zip(image.grid.shape, target.shape, strict=True)
+        None if few == many else _thinning(many, few) for many, few in zip(image.grid.shape, target.shape, strict=True)
     ]
     image = image.filled()
     if image.mask is None:
@@ -111,8 +110,15 @@ def coarser(image: Image, spacing: float) -> Image:
     )
 
 
-def _thinning(many: int, few: int) -> torch.Tensor:
-    """`(few, many)`: smooth, then interpolate linearly, along one axis; the border value goes on outside."""
+Part = tuple[slice, torch.Tensor]
+"""Neighbouring voxels of an axis, and the matrix from them to some coarse ones."""
+
+
+def _thinning(many: int, few: int) -> list[Part]:
+    """Smooth, then interpolate linearly, along one axis; the border value goes on outside.
+
+    A few hundred coarse voxels at a time, since a matrix for all of a large picture would be mostly zeros.
+    """
     factor = many / few
     sigma = 0.5 * np.sqrt(max(factor**2 - 1, 0.0))
     place = np.clip((np.arange(few) + 0.5) * factor - 0.5, 0, many - 1)
@@ -121,21 +127,34 @@ def _thinning(many: int, few: int) -> torch.Tensor:
     steps = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (steps / max(sigma, SMALLEST_SIGMA)) ** 2)
     kernel /= kernel.sum()
-    way = np.zeros((few, many))
-    for side, part in ((0, 1 - (place - left)), (1, place - left)):
-        for step, weight in zip(steps, kernel, strict=True):
-            np.add.at(way, (np.arange(few), np.clip(left + side + step, 0, many - 1)), part * weight)
-    return torch.from_numpy(way.astype(np.float32))
+    parts: list[Part] = []
+    for rows in np.array_split(np.arange(few), -(-few // THINNED_AT_ONCE)):
+        first, last = max(left[rows[0]] - radius, 0), min(left[rows[-1]] + radius + 2, many)
+        way = np.zeros((len(rows), last - first))
+        for side, share in ((0, 1 - (place - left)), (1, place - left)):
+            for step, weight in zip(steps, kernel, strict=True):
+                columns = np.clip(left[rows] + side + step, 0, many - 1) - first
+                np.add.at(way, (np.arange(len(rows)), columns), share[rows] * weight)
+        parts.append((slice(int(first), int(last)), torch.from_numpy(way.astype(np.float32))))
+    return parts
 
 
-def _thinned(data: torch.Tensor, ways: list[torch.Tensor | None]) -> torch.Tensor:
-    """`(C, *spatial)`, each axis multiplied by its matrix."""
+def _thinned(data: torch.Tensor, ways: list[list[Part] | None]) -> torch.Tensor:
+    """`(C, *spatial)`, each axis multiplied by its matrices."""
     for axis, way in enumerate(ways, start=1):
         if way is not None:
-            shape = (*data.shape[:axis], way.shape[0], *data.shape[axis + 1 :])
-            last = axis == data.ndim - 1
-            data = data @ way.T if last else (way @ data.flatten(axis + 1)).reshape(shape)
+            data = torch.cat(
+                [_times(data.narrow(axis, at.start, at.stop - at.start), axis, part) for at, part in way], axis
+            )
     return data
+
+
+def _times(data: torch.Tensor, axis: int, way: torch.Tensor) -> torch.Tensor:
+    way = way.to(data.device)
+    if axis == data.ndim - 1:
+        return data @ way.T
+    shape = (*data.shape[:axis], way.shape[0], *data.shape[axis + 1 :])
+    return (way @ data.flatten(axis + 1)).reshape(shape)
 
 
 def coarse_grid(grid: Grid, spacing: float) -> Grid:

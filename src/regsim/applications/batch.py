@@ -12,7 +12,7 @@ from regsim.applications.files import REPLACED, FileRequest, file_request
 from regsim.applications.kept import kept_results, model_inputs
 from regsim.applications.pairs_file import OWN, PairFiles, read_pairs_file
 from regsim.applications.workers import WorkList, cores
-from regsim.errors import RegsimError, SettingsError
+from regsim.errors import InputError, RegsimError, SettingsError
 from regsim.evaluation.batch_rows import TABLE, THUMBNAIL, BatchResults, PairRow, judging, pairs_csv
 from regsim.evaluation.results import InputFile, Provenance, RegistrationResults, Views
 from regsim.output import atomic_path, check_folder, now, sha256, size_in_bytes, staged, versions
@@ -65,6 +65,7 @@ def register_pairs(request: BatchRequest, advance: Callable[[int, int], None] | 
     began, started = time.perf_counter(), now()
     pairs, source = read_pairs_file(request.pairs_file), _listed(request.pairs_file)
     check_folder(request.output)
+    _check_list_is_safe(request)
     tasks = [PairTask(pair.name, _asked(pair, request.options), request.output / pair.name) for pair in pairs]
     for task in tasks:
         check_folder(task.folder)
@@ -92,6 +93,13 @@ def register_pairs(request: BatchRequest, advance: Callable[[int, int], None] | 
     )
     _write(request, results, tasks[0].asked, source, started)
     return results
+
+
+def _check_list_is_safe(request: BatchRequest) -> None:
+    """Refuse a list that lies where the table of results goes to."""
+    table = request.output / TABLE
+    if table.is_file() and table.samefile(request.pairs_file):
+        raise InputError(f"'{request.pairs_file}': the results would overwrite it; give another -o, or rename the list")
 
 
 def finished_pairs(request: BatchRequest) -> tuple[int, int]:

@@ -9,9 +9,9 @@ from pydantic import Field
 from regsim.applications.align import Request, warped_ending
 from regsim.errors import GridError, InputError, SettingsError
 from regsim.images.image import Image
-from regsim.images.io import read_image, writable_ending, write_image
+from regsim.images.io import read_image, read_mask, writable_ending, write_image
 from regsim.metrics import load_metric
-from regsim.registration.schedule import Goal, Optimiser, Schedule, Start, schedule_for
+from regsim.registration.schedule import LINEAR, Goal, Optimiser, Schedule, Start, schedule_for
 from regsim.settings import Settings
 from regsim.transforms.base import Transform
 from regsim.transforms.files import read_transform
@@ -67,11 +67,10 @@ def file_request(asked: FileRequest) -> Request:
     for metric in (asked.metric, asked.linear_metric):
         if metric is not None:
             load_metric(metric)
-    if asked.optimiser == "powell" and asked.transform not in ("rigid", "similarity", "affine"):
-        raise SettingsError(f"optimiser powell moves linear transforms only, not '{asked.transform}'; use gradient")
+    if asked.schedule is None:
+        _refuse_idle(asked)
     fixed, moving = read_pair(asked.fixed, asked.moving, asked.fixed_mask, asked.moving_mask, asked.spacing)
-    fixed = _without(fixed, asked.fixed, asked.fixed_exclude, asked.spacing)
-    moving = _without(moving, asked.moving, asked.moving_exclude, asked.spacing)
+    fixed, moving = _without(fixed, asked.fixed_exclude), _without(moving, asked.moving_exclude)
     schedule = _plan(asked, fixed) if asked.schedule is None else Schedule.of_toml(asked.schedule)
     for stage in schedule.stages:
         load_metric(stage.metric)
@@ -105,6 +104,21 @@ def file_request(asked: FileRequest) -> Request:
     )
 
 
+def _refuse_idle(asked: FileRequest) -> None:
+    """Refuse what this transform would leave unused."""
+    linear = asked.transform in LINEAR
+    if asked.optimiser != "gradient" and not linear:
+        raise SettingsError(
+            f"optimiser {asked.optimiser} moves linear transforms only, not '{asked.transform}'; use gradient"
+        )
+    if linear and asked.linear_metric is not None:
+        raise SettingsError(
+            f"the linear metric drives what comes before a deformation; metric drives '{asked.transform}'"
+        )
+    if linear and asked.regularisation != 1.0:
+        raise SettingsError(f"regularisation is the smoothness of a deformation; '{asked.transform}' has none")
+
+
 def _plan(asked: FileRequest, fixed: Image) -> Schedule:
     return schedule_for(
         asked.transform,
@@ -135,13 +149,12 @@ def read_pair(
     return first, second
 
 
-def _without(image: Image, path: Path, excluded: Path | None, spacing: float | None) -> Image:
+def _without(image: Image, excluded: Path | None) -> Image:
     """The image with a region (lesion, implant, torn tissue) taken out of its mask."""
     if excluded is None:
         return image
-    region = read_image(path, mask=excluded, picture_spacing=spacing).mask
     rest = torch.ones_like(image.data[:1]) if image.mask is None else image.mask
-    rest = rest if region is None else rest * (region == 0)
+    rest = rest * (read_mask(excluded, image, may_be_empty=True) == 0)
     if not bool(rest.any()):
         raise InputError(f"'{excluded}' leaves nothing of '{image.name}' to compare")
     return replace(image, mask=rest)

@@ -8,6 +8,7 @@ from regsim.applications.files import FileRequest
 from regsim.evaluation.results import RegistrationResults
 from regsim.metrics.names import is_model
 from regsim.output import sha256, versions
+from regsim.registration.schedule import Schedule
 from regsim.report.page import PAGE_NAME, read_provenance, read_results
 
 START = "start"
@@ -42,5 +43,8 @@ def kept_results(
 
 def model_inputs(asked: FileRequest) -> list[tuple[str, Path]]:
     """The folders of models that drive, which a result depends on as on its images."""
-    specs = [spec for spec in (asked.metric, asked.linear_metric) if spec and is_model(spec)]
-    return [("model", Path(spec)) for spec in specs if Path(spec).is_dir()]
+    if asked.schedule is None:
+        specs = [spec for spec in (asked.metric, asked.linear_metric) if spec]
+    else:
+        specs = [stage.metric for stage in Schedule.of_toml(asked.schedule).stages]
+    return [("model", Path(spec)) for spec in dict.fromkeys(specs) if is_model(spec) and Path(spec).is_dir()]

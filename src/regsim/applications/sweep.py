@@ -169,6 +169,9 @@ def _truth(asked: SweepRequest, request: Request) -> Truth:
     labels = None if paths is None else (_labels(paths[0], asked), _labels(paths[1], asked))
     if labels is not None and not bool((labels[0].data != 0).any()):
         raise InputError(f"labels '{asked.fixed_labels}': there is no label but 0, which is background")
+    for image in labels or ():
+        if image.ndim != request.fixed.ndim:
+            raise GridError(f"labels '{image.name}' are {image.ndim}-D, the images are {request.fixed.ndim}-D")
     paths = _both("landmarks", asked.fixed_landmarks, asked.moving_landmarks)
     landmarks = None if paths is None else (read_landmarks(paths[0]), read_landmarks(paths[1]))
     if landmarks is not None:

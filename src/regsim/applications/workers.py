@@ -85,10 +85,10 @@ class WorkList(Generic[Task, Result]):
 def _prepare(threads: int) -> None:
     """In a new process, before its first task."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     torch.set_num_threads(threads)
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # last: until here there is nothing to tidy up
 
 
 def _end_with_parent() -> None:

@@ -30,6 +30,13 @@ FixedMask = Annotated[Path | None, typer.Option("--fixed-mask", help="Where the 
 MovingMask = Annotated[
     Path | None, typer.Option("--moving-mask", help="Where the moving image can be trusted (above 0).")
 ]
+FixedExclude = Annotated[
+    Path | None, typer.Option("--fixed-exclude", help="What not to compare (above 0): lesion, implant, tear.")
+]
+MovingExclude = Annotated[Path | None, typer.Option("--moving-exclude", help="The same for the moving image.")]
+Symmetric = Annotated[
+    bool, typer.Option("--symmetric", help="diffeomorphic: judge both ways, so that neither image is preferred.")
+]
 
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -7,11 +7,14 @@ import typer
 
 from regsim.cli.options import (
     Device,
+    FixedExclude,
     FixedMask,
     Json,
+    MovingExclude,
     MovingMask,
     Seed,
     Spacing,
+    Symmetric,
     Threads,
     errors,
     prepare_machine,
@@ -37,7 +40,7 @@ def register(
         Path | None,
         typer.Option(
             "--pairs",
-            help="CSV with columns fixed, moving (fixed_mask, moving_mask, initial, name) instead of two images; "
+            help="CSV with columns fixed, moving (name, initial, fixed_mask, fixed_exclude, ...) instead of two images; "
             "resumable.",
         ),
     ] = None,
@@ -84,20 +87,14 @@ def register(
         bool,
         typer.Option("--learn2reg", help="Also write learn2reg.nii.gz: the field in voxels, as Learn2Reg wants it."),
     ] = False,
-    symmetric: Annotated[
-        bool, typer.Option("--symmetric", help="diffeomorphic: judge both ways, so that neither image is preferred.")
-    ] = False,
+    symmetric: Symmetric = False,
     flips: Annotated[
         bool, typer.Option("--flips", help="--start search: try mirrored images, too (affine ...).")
     ] = False,
     fixed_mask: FixedMask = None,
     moving_mask: MovingMask = None,
-    fixed_exclude: Annotated[
-        Path | None, typer.Option("--fixed-exclude", help="What not to compare (above 0): lesion, implant, tear.")
-    ] = None,
-    moving_exclude: Annotated[
-        Path | None, typer.Option("--moving-exclude", help="The same for the moving image.")
-    ] = None,
+    fixed_exclude: FixedExclude = None,
+    moving_exclude: MovingExclude = None,
     spacing: Spacing = None,
     seed: Seed = 0,
     threads: Threads = 0,

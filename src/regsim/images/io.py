@@ -57,12 +57,12 @@ def read_image(
     return image if labels else _finite(image, path)
 
 
-def read_mask(path: str | Path, like: Image) -> torch.Tensor:
+def read_mask(path: str | Path, like: Image, may_be_empty: bool = False) -> torch.Tensor:
     """Read a mask for `like`: `(1, *shape)`, 1 where the file is above 0.
 
     Raises:
         GridError: it lies on another grid.
-        InputError: it is empty, or cannot be read.
+        InputError: it is empty (unless it may be), or cannot be read.
     """
     path = Path(path)
     own = read_stored(path)
@@ -75,7 +75,7 @@ def read_mask(path: str | Path, like: Image) -> torch.Tensor:
             f"mask '{path}' is on another grid ({stored.grid}) than '{like.name}' ({like.grid}); resample it"
         )
     mask = (stored.data[:1] > 0).float()
-    if not bool(mask.any()):
+    if not may_be_empty and not bool(mask.any()):
         raise InputError(f"mask '{path}' is empty: no voxel is above 0")
     return mask
 

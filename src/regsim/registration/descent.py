@@ -1,4 +1,4 @@
-"""Gradient descent whose step is a length: the loop under every stage that has a gradient."""
+"""Gradient descent whose step is a length: the loop under deformable stages (and linear ones that ask for adam)."""
 
 import math
 from collections.abc import Callable

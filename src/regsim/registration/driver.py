@@ -22,7 +22,7 @@ from regsim.registration.level import Level
 from regsim.registration.log import LevelLog, StepLog
 from regsim.registration.pyramid import Pyramid
 from regsim.registration.quasi_newton import lower
-from regsim.registration.schedule import LINEAR, Goal, Schedule, Stage, schedule_for
+from regsim.registration.schedule import COARSEST_AXIS, LINEAR, Goal, Schedule, Stage, schedule_for
 from regsim.registration.search import ROUGH_SAMPLES, everywhere, searched
 from regsim.transforms.base import Transform
 from regsim.transforms.linear import Affine, LinearTransform, Rigid, Similarity
@@ -66,8 +66,9 @@ def register(
 ) -> Registration:
     """Find the transform that aligns the moving image with the fixed one.
 
-    Each stage lowers `metric.cost` over its levels, coarse to fine, by Adam whose step is a length: every parameter is
-    scaled to the distance by which it moves the image's points, so neither the metric's scale nor the image's matters.
+    Each stage lowers `metric.cost` over its levels, coarse to fine: linear ones by L-BFGS, deformable ones by Adam. Every
+    parameter is scaled to the distance by which it moves the image's points, so neither the metric's scale nor the image's
+    matters. Metrics that need no neighbours drive linear stages through points drawn between the voxels.
     In deformable stages the cost is divided by the force that the metric exerts at one voxel of misplacement
     (`Level.force`); penalties then weigh the same beside every metric.
 
@@ -172,10 +173,10 @@ class _Run:
             with torch.no_grad():
                 level.cost(level.mapping(start)().float())
             return "given", start
+        if self.schedule.start == "search":
+            return self._searched(first, metric)
         spacing = first.levels[0].spacing
         candidates = starts(*self.images.at(spacing), self.schedule.start, 0.5 * max(self.fixed.grid.spacing))
-        if self.schedule.start == "search":
-            return self._searched(first, metric, level)
         if first.transform in LINEAR and first.optimiser != "powell" and metric.differentiable:
             name, moved = tried(level, candidates, first.levels[0].step)
             self.parts = [moved]
@@ -183,16 +184,17 @@ class _Run:
             name = ranked(level, candidates)[0]
         return name, copy.deepcopy(candidates[name])
 
-    def _searched(self, first: Stage, metric: AbstractMetric, level: Level) -> tuple[str, Transform]:
-        """The start "search": every turn is tried at the coarsest level, the best go on."""
-        spacing = first.levels[0].spacing
+    def _searched(self, first: Stage, metric: AbstractMetric) -> tuple[str, Transform]:
+        """The start "search": every turn is tried on coarse images, whatever the first level, and the best go on."""
+        spacing = max(first.levels[0].spacing, float(self.fixed.grid.extent.max()) / COARSEST_AXIS)
+        level = self._level(first, metric, spacing)
         if not metric.differentiable:
             raise SettingsError(f"metric '{metric.name}' has no gradient: it cannot drive the start 'search'")
         candidates = everywhere(*self.images.at(spacing), self.schedule.flips)
         images = self.images.at(spacing, self.schedule.smoothing)
         rough = Level(*images, metric, ROUGH_SAMPLES) if level.scattered else level
         finer = self._level(first, metric, max(spacing / 2, min(self.fixed.grid.spacing)))
-        name, moved = searched([rough, level, finer], candidates, first.levels[0].step)
+        name, moved = searched([rough, level, finer], candidates, 0.25 * spacing)
         self.parts = [moved]
         return name, copy.deepcopy(candidates[name])
 

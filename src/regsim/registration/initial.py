@@ -19,7 +19,7 @@ from regsim.transforms import base
 from regsim.transforms.linear import LinearTransform, Rigid
 
 FULL_ENOUGH = 0.6
-TRIALS, TRIAL_STEPS = 3, 30
+TRIALS, TRIAL_STEPS = 3, 15
 TURNS = (-20.0, -10.0, 10.0, 20.0)
 
 

@@ -123,7 +123,7 @@ def off_grid(image: Image) -> Image:
 def scattered(image: Image, most: int) -> torch.Tensor:
     """Points `(1, n, ndim)` at random places within the image (its mask, if it has one): the same at every call.
 
-    They lie between the voxels, so both images are interpolated everywhere (see `off_grid`). n is `most`, or four a voxel
+    They lie between the voxels, so both images are interpolated everywhere (see `off_grid`). n is `most`, or two a voxel
     where that is fewer.
     """
     generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ from regsim.errors import GridError
 from regsim.registration.descent import Cost, Groups, Outcome, Record
 
 REACH = 24.0
-GAIN, SLOPE = 1e-4, 3e-3
+GAIN, SLOPE = 5e-4, 3e-3
 LINE_SEARCH = 8
 TOO_MANY = 1
 """SciPy's status where the evaluations are used up; the others mean that no lower cost was found."""
@@ -50,6 +50,9 @@ class _Search:
             raise _StoppedError
         slopes = torch.autograd.grad(value, [parameter for parameter, _ in self.groups])
         slope = np.concatenate([each.detach().cpu().double().numpy().ravel() for each in slopes]) * self.scale
+        if not np.isfinite(slope).all():
+            self.outcome.problem = "the gradient is NaN or infinite"
+            raise _StoppedError
         self._note(float(value.detach()), smooth, self.start + steps * self.scale)
         if self.unit == 0.0:
             self.unit = max(float(np.linalg.norm(slope)), 1e-20)
@@ -66,13 +69,13 @@ def lower(cost: Cost, groups: Groups, steps: int, record: Record, outcome: Outco
     """Move the parameters to a lower cost, in place.
 
     The unit of every parameter is its step, and the cost is divided by its slope at the start, so the first step is one step
-    long and "converged" means the same for every metric: an iteration that gains less than a ten-thousandth of what the
+    long and "converged" means the same for every metric: an iteration that gains less than a two-thousandth of what the
     first slope promised for one step. Places further than 24 steps are not tried.
 
     Args:
         cost: gives the cost (with gradient) and the penalty within it, for the parameters of the moment.
         groups: each parameter with the length of its first step.
-        steps: evaluations at most.
+        steps: about the most evaluations (a line search that has begun is finished).
         record: called with number, cost and penalty after each evaluation.
         outcome: is filled.
 

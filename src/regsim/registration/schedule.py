@@ -22,7 +22,7 @@ LINEAR_METRIC = "nmi"
 DEFORMABLE_METRIC = "mind:dilations=(1, 2)"
 COARSEST_AXIS = 20
 LINEAR_VOXELS = 750_000
-LINEAR_SAMPLES = 50_000
+LINEAR_SAMPLES = 30_000
 DEFORMABLE_VOXELS = 1_500_000
 LINEAR_STEPS = ((2, 60, 0.25), (1, 60, 0.2), (0, 30, 0.1))
 
@@ -30,8 +30,9 @@ LINEAR_STEPS = ((2, 60, 0.25), (1, 60, 0.2), (0, 30, 0.1))
 class Level(Settings):
     """One resolution.
 
-    `spacing`: of the images, physical units. `steps`: at most. `step`: how far points move in the first step, physical
-    units; it falls along a cosine to a tenth (deformable) or a fiftieth (linear). `control_spacing`: of control points.
+    `spacing`: of the images, physical units. `steps`: about the most evaluations. `step`: how far points move in the first
+    step, physical units; Adam's falls along a cosine to a tenth (deformable) or a fiftieth (linear). `control_spacing`: of
+    control points.
     """
 
     spacing: float = Field(gt=0)
@@ -69,6 +70,8 @@ class Stage(Settings):
 
     @model_validator(mode="after")
     def _optimiser_fits(self) -> Self:
+        if self.penalties and self.transform in LINEAR:
+            raise SettingsError(f"penalties smooth deformations; a '{self.transform}' stage takes none")
         if self.symmetric and self.transform != "velocity":
             raise SettingsError(
                 f"symmetric needs the inverse at every step: use velocity (diffeomorphic), not '{self.transform}'"
@@ -88,6 +91,12 @@ class Schedule(Settings):
     start: Start = "auto"
     smoothing: float = Field(default=0.5, ge=0)
     flips: bool = False
+
+    @model_validator(mode="after")
+    def _flips_fit(self) -> Self:
+        if self.flips and self.start != "search":
+            raise SettingsError("flips: mirrored starts need the start 'search'")
+        return self
 
     @property
     def total_steps(self) -> int:
@@ -120,7 +129,7 @@ def schedule_for(
         metric: of the last stage; nmi for linear goals and two-scale MIND for deformable ones where not given.
         linear_metric: of the rigid and affine stages before a deformable one; nmi where not given.
         start: where to begin.
-        optimiser: "powell" for linear stages whose metric has no gradient.
+        optimiser: of linear stages; "powell" where the metric has no gradient, "adam" where its landscape is rough.
         regularisation: factor on the smoothness of the deformation.
         finest: spacing of the last level; by default the finest that keeps the volume within a voxel budget.
         symmetric: diffeomorphic only: neither image is preferred.

@@ -36,7 +36,7 @@ def everywhere(fixed: Image, moving: Image, flips: bool = False) -> dict[str, Li
     Args:
         fixed: coarse images will do.
         moving: likewise.
-        flips: mirrored starts as well (affine transforms can hold them, rigid ones cannot).
+        flips: mirrored starts about the centres as well (affine transforms can hold them, rigid ones cannot).
     """
     here, there = centre_of_mass(fixed), centre_of_mass(moving)
     shifts = {"mass": there - here, "centres": torch.as_tensor(moving.grid.centre - fixed.grid.centre)}

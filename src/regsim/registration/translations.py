@@ -15,8 +15,10 @@ from regsim.transforms.sampling import inside, sample
 
 VOXELS = 12
 CLASSES = 3
+LARGEST = 40
+"""Voxels a side of the grid in which the moving image turns."""
 SMALLEST_SHARE = 0.2
-"""Of the smaller image's voxels: less overlap is not looked at."""
+"""Of the smaller image (its mask): less overlap is not looked at."""
 
 Array = npt.NDArray[np.float32]
 
@@ -24,60 +26,63 @@ Array = npt.NDArray[np.float32]
 def best_translations(fixed: Image, moving: Image, vectors: torch.Tensor, most: int) -> list[Rigid]:
     """The most promising turns, each with its best translation, best first.
 
-    Both images are cut into three classes of brightness on a grid of about 12 voxels a side. How often two classes meet is, for
-    all translations at once, a product of Fourier transforms; a translation's worth is the mutual information of the
-    classes times the number of voxels that meet, which favours neither a small overlap nor a large empty one.
+    Both images are cut into three classes of brightness on grids of one pitch, about 12 voxels along the fixed image. How often
+    two classes meet is, for all translations at once, a product of Fourier transforms; a translation's worth is the mutual
+    information of the classes times the number of voxels that meet, which favours neither a small overlap nor a large
+    empty one.
 
     Args:
         fixed: coarse images will do.
         moving: likewise.
         vectors: rotation angles or vectors, `(n, 1)` or `(n, 3)`.
-        most: how many are returned.
+        most: at most so many are returned; turns without enough overlap are left out.
     """
-    spacing = float(fixed.grid.extent.max()) / VOXELS
+    reach = float(np.linalg.norm(moving.grid.extent))
+    spacing = max(float(fixed.grid.extent.max()) / VOXELS, reach / LARGEST)
     here, there = coarser(fixed, spacing), coarser(moving, spacing)
-    whole = _cube(moving.grid, spacing, fixed.grid)
-    shape = tuple(fft.next_fast_len(a + b, real=True) for a, b in zip(here.grid.shape, whole.shape, strict=True))
+    still, turning = _cubes(fixed.grid, spacing, fixed.grid.extent), _cubes(moving.grid, spacing, reach, fixed.grid)
+    shape = tuple(fft.next_fast_len(a + b, real=True) for a, b in zip(still.shape, turning.shape, strict=True))
     axes = tuple(range(1, 1 + fixed.ndim))
-    own = fft.rfftn(_classes(here.data[0].cpu(), _weights(here), _limits(here)), shape, axes=axes)
-    limits, offsets = _limits(there), whole.points() - torch.as_tensor(moving.grid.centre).float()
-    smallest = SMALLEST_SHARE * min(here.grid.voxels, there.grid.voxels)
+    values, seen = _read(here, still.points())
+    own = fft.rfftn(_classes(values, seen, _limits(here)), shape, axes=axes)
+    held = there.grid.voxels if there.mask is None else float(there.mask.sum())
+    smallest = SMALLEST_SHARE * min(float(seen.sum()), held * float(np.prod(there.grid.spacing)) / spacing**fixed.ndim)
+    limits, offsets = _limits(there), turning.points() - torch.as_tensor(moving.grid.centre).float()
     found: list[tuple[float, int, npt.NDArray[np.float64]]] = []
     for number, vector in enumerate(vectors):
-        points = _turned(fixed.ndim, vector, offsets, moving.grid.centre)
-        seen = inside(there.grid, points) * _mask(there, points)
-        values = sample(there.batch.cpu(), there.grid, points, "linear", "border")[0, 0]
+        values, seen = _read(there, _turned(fixed.ndim, vector, offsets, moving.grid.centre))
         other = fft.rfftn(_classes(values, seen, limits), shape, axes=axes)
         counts = fft.irfftn(own[:, None] * other.conj()[None], shape, axes=tuple(a + 1 for a in axes))
         worth, place = _best(counts, smallest)
-        found.append((worth, number, _shift(place, shape, here.grid, whole)))
+        if math.isfinite(worth):
+            found.append((worth, number, _shift(place, shape, still, turning)))
     chosen = sorted(found, key=lambda each: -each[0])[:most]
     return [_start(fixed, moving, vectors[number], shift) for _, number, shift in chosen]
 
 
-def _cube(grid: Grid, spacing: float, like: Grid) -> Grid:
-    """A grid along the fixed image's axes, round the moving image's centre, that holds it however it is turned."""
-    count = math.ceil(float(np.linalg.norm(grid.extent)) / spacing)
-    corner = grid.centre - np.asarray(like.direction) @ np.full(grid.ndim, spacing * (count - 1) / 2)
-    return Grid((count,) * grid.ndim, (spacing,) * grid.ndim, tuple(corner.tolist()), like.direction, grid.unit)
+def _cubes(grid: Grid, spacing: float, extent: npt.NDArray[np.float64] | float, like: Grid | None = None) -> Grid:
+    """A grid of cubes round this grid's centre that covers `extent`, along its own axes or those of another."""
+    size = tuple(int(n) for n in np.maximum(np.ceil(np.broadcast_to(extent, grid.ndim) / spacing), 1))
+    direction = (like or grid).direction
+    corner = grid.centre - np.asarray(direction) @ (spacing * (np.asarray(size) - 1) / 2)
+    return Grid(size, (spacing,) * grid.ndim, tuple(corner.tolist()), direction, grid.unit)
+
+
+def _read(image: Image, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values, and how much the image has data there."""
+    values = sample(image.batch.cpu(), image.grid, points, "linear", "border")[0, 0]
+    seen = inside(image.grid, points)
+    if image.mask is not None:
+        seen = seen * sample(image.mask[None].cpu(), image.grid, points, "linear", "border")[0, 0].clamp(0, 1)
+    return values, seen
 
 
 def _limits(image: Image) -> list[float]:
     """Between dark and the rest, and between the darker and the brighter half of the rest."""
-    values = image.data[0].flatten()
+    values = image.data[0].flatten() if image.mask is None else image.data[0][image.mask[0] > 0]
     low = 0.5 * float(values.mean() + values.min())
     above = values[values > low]
     return [low, float(above.median()) if above.numel() else low]
-
-
-def _weights(image: Image) -> torch.Tensor:
-    return torch.ones(image.grid.shape) if image.mask is None else image.mask[0].cpu()
-
-
-def _mask(image: Image, points: torch.Tensor) -> torch.Tensor:
-    if image.mask is None:
-        return torch.ones(points.shape[:-1])
-    return sample(image.mask[None].cpu(), image.grid, points, "linear", "zeros")[0, 0].clamp(0, 1)
 
 
 def _classes(values: torch.Tensor, weights: torch.Tensor, limits: list[float]) -> Array:

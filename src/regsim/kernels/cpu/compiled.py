@@ -1,10 +1,11 @@
 """How a CPU loop is compiled, and how its work is shared out: by slabs, over as many threads as torch may use.
 
 Each compiled function takes the first and last slab as its first arguments and releases Python's lock. Its threads are
-Python's, not OpenMP's: they never spin, they survive a fork, and `torch.set_num_threads` (`--threads`) rules them.
+Python's, not OpenMP's: they never spin, a forked process makes its own, and `torch.set_num_threads` (`--threads`) rules them.
 """
 
 import itertools
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -42,7 +43,7 @@ def in_slabs(function: Callable[..., Any], slabs: int, *arguments: Any) -> list[
         return [function(0, slabs, *arguments)]
     ends = [slabs * part // parts for part in range(parts + 1)]
     own, *others = itertools.pairwise(ends)
-    running = [_pool(parts).submit(function, *ends, *arguments) for ends in others]
+    running = [_pool(torch.get_num_threads()).submit(function, *ends, *arguments) for ends in others]
     return [function(*own, *arguments), *(each.result() for each in running)]
 
 
@@ -50,3 +51,7 @@ def in_slabs(function: Callable[..., Any], slabs: int, *arguments: Any) -> list[
 def _pool(threads: int) -> ThreadPoolExecutor:
     """The calling thread takes one part itself."""
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="regsim")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has the pool, but not its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -9,7 +9,7 @@ from regsim.kernels.cpu.compiled import compiled, in_slabs
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-_BLOCK = 4096
+_BLOCK = 8192
 
 
 def counts(first: torch.Tensor, second: torch.Tensor, weights: torch.Tensor, bins: int) -> torch.Tensor:

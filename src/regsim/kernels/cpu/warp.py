@@ -13,14 +13,14 @@ from regsim.kernels.cpu.compiled import compiled, in_slabs
 
 Floats = npt.NDArray[np.float32]
 
-_BLOCK = 2048
+_BLOCK = 8192
 _MOST_COPIES = 4
 """Each thread that scatters needs a volume of its own."""
 
 
 def read(images: torch.Tensor, points: torch.Tensor, matrix: Floats, fade: bool) -> torch.Tensor:
     """`(C, V)` of images `(C, D, H, W)` at points `(V, ndim)`; `matrix` `(3, 4)` leads from points to indices x, y, z."""
-    values = torch.empty(images.shape[0], points.shape[0])
+    values = images.new_empty(images.shape[0], points.shape[0])
     in_slabs(_read, _blocks(points), images.numpy(), points.numpy(), matrix, fade, values.numpy())
     return values
 
@@ -47,7 +47,7 @@ def to_images(
 
 def hold(points: torch.Tensor, matrix: Floats, size: Floats) -> torch.Tensor:
     """1 where a point lies between the outer voxel borders of a grid of this size (x, y, z), else 0: `(V,)`."""
-    weights = torch.empty(points.shape[0])
+    weights = points.new_empty(points.shape[0])
     in_slabs(_hold, _blocks(points), points.numpy(), matrix, size, weights.numpy())
     return weights
 
