@@ -4,6 +4,7 @@ import math
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from regsim.metrics.base import AbstractMetric, weighted_mean
 
@@ -13,13 +14,14 @@ State = tuple[torch.Tensor, torch.Tensor | None]
 class MeanSquaredError(AbstractMetric):
     """Mean squared difference of intensities.
 
-    `mse = mean((fixed - moving)^2)` over the mask. Unit: squared intensity. Range [0, inf), 0 = identical; lower is
-    better. One contrast only: any change of brightness counts as misalignment. Map: squared difference per voxel.
+        `mse = mean((fixed - moving)^2)` over the mask. Unit: squared intensity. Range [0, inf), 0 = identical; lower is
+        better. One contrast only: any change of brightness counts as misalignment. Map: squared difference per voxel.
 
-    Example:
-        >>> import torch
-        >>> MeanSquaredError()(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
-        0.25
+        Example:
+            >>> import torch
+    import torch.nn.functional as F
+            >>> MeanSquaredError()(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
+            0.25
     """
 
     name = "mse"
@@ -32,6 +34,8 @@ class MeanSquaredError(AbstractMetric):
         return fixed, weights
 
     def _compare(self, state: State, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
+        if state[1] is None and overlap is None:
+            return torch.stack([F.mse_loss(there, here) for here, there in zip(state[0], moving, strict=True)])
         return weighted_mean(self._local(state, moving), state[1], overlap)
 
     def _local(self, state: State, moving: torch.Tensor) -> torch.Tensor:

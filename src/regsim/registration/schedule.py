@@ -18,7 +18,7 @@ STARTS = ("auto", "identity", "centres", "mass", "moments", "search")
 PENALTY_NAMES = ("diffusion", "bending", "jacobian")
 LINEAR = ("rigid", "similarity", "affine")
 
-LINEAR_METRIC = "nmi"
+LINEAR_METRIC = "nmi:bins=64"
 DEFORMABLE_METRIC = "mind:dilations=(1, 2)"
 COARSEST_AXIS = 20
 LINEAR_VOXELS = 750_000

@@ -15,7 +15,7 @@ Doubles = npt.NDArray[np.float64]
 def squared_slopes(field: torch.Tensor, scale: Doubles) -> tuple[float, torch.Tensor]:
     """Sum over z, y, x of `scale` times the squared differences of neighbours, and its gradient."""
     gradient = torch.empty_like(field)
-    parts = in_slabs(_slopes, field.shape[0], field.numpy(), scale.astype(np.float32), gradient.numpy())
+    parts = in_slabs(_slopes, _lines(field), field.numpy(), scale.astype(np.float32), gradient.numpy())
     return float(sum(parts)), gradient
 
 
@@ -29,7 +29,7 @@ def shortfall(field: torch.Tensor, matrix: Doubles, smallest: float) -> tuple[fl
     missing = np.empty((depth, height, width), np.float32)
     steps = np.ascontiguousarray(matrix.T).astype(np.float32)
     arguments = (field.numpy(), steps, np.float32(1 / np.linalg.det(matrix)), np.float32(smallest), missing)
-    total = float(sum(in_slabs(_determinants, depth, *arguments)))
+    total = float(sum(in_slabs(_determinants, _lines(field), *arguments)))
     if total == 0:
         return 0.0, None
     gradient = torch.zeros_like(field)
@@ -37,30 +37,34 @@ def shortfall(field: torch.Tensor, matrix: Doubles, smallest: float) -> tuple[fl
     return total, gradient
 
 
+def _lines(field: torch.Tensor) -> int:
+    return field.shape[0] * field.shape[1]
+
+
 @compiled
 def _slopes(first: int, last: int, field: Floats, scale: Floats, gradient: Floats) -> float:
     depth, height, width, count = field.shape
     line, total, two = width * count, 0.0, np.float32(2)
-    for z in range(first, last):
-        for y in range(height):
-            here, slope = field[z, y].reshape(line), gradient[z, y].reshape(line)
-            slope[:] = np.float32(0)
-            inner = np.float32(0)
-            for i in range(line - count):
-                step = here[i + count] - here[i]
-                inner += step * step
-                slope[i] -= two * scale[2] * step
-            for i in range(count, line):
-                slope[i] += two * scale[2] * (here[i] - here[i - count])
-            total += scale[2] * inner
-            if y + 1 < height:
-                total += scale[1] * _ahead(here, field[z, y + 1].reshape(line), slope, two * scale[1])
-            if y > 0:
-                _ahead(here, field[z, y - 1].reshape(line), slope, two * scale[1])
-            if z + 1 < depth:
-                total += scale[0] * _ahead(here, field[z + 1, y].reshape(line), slope, two * scale[0])
-            if z > 0:
-                _ahead(here, field[z - 1, y].reshape(line), slope, two * scale[0])
+    for number in range(first, last):
+        z, y = number // height, number % height
+        here, slope = field[z, y].reshape(line), gradient[z, y].reshape(line)
+        slope[:] = np.float32(0)
+        inner = np.float32(0)
+        for i in range(line - count):
+            step = here[i + count] - here[i]
+            inner += step * step
+            slope[i] -= two * scale[2] * step
+        for i in range(count, line):
+            slope[i] += two * scale[2] * (here[i] - here[i - count])
+        total += scale[2] * inner
+        if y + 1 < height:
+            total += scale[1] * _ahead(here, field[z, y + 1].reshape(line), slope, two * scale[1])
+        if y > 0:
+            _ahead(here, field[z, y - 1].reshape(line), slope, two * scale[1])
+        if z + 1 < depth:
+            total += scale[0] * _ahead(here, field[z + 1, y].reshape(line), slope, two * scale[0])
+        if z > 0:
+            _ahead(here, field[z - 1, y].reshape(line), slope, two * scale[0])
     return total
 
 
@@ -81,25 +85,25 @@ def _determinants(
 ) -> float:
     depth, height, width, count = field.shape
     columns, total = np.empty((3, 3), np.float32), 0.0
-    for z in range(first, last):
+    for number in range(first, last):
+        z, y = number // height, number % height
         over_z = np.float32(max(min(z + 1, depth - 1) - max(z - 1, 0), 1))
         front, back = field[max(z - 1, 0)], field[min(z + 1, depth - 1)]
-        for y in range(height):
-            low, high = max(y - 1, 0), min(y + 1, height - 1)
-            over_y = np.float32(max(high - low, 1))
-            line = missing[z, y]
-            if count == 3:
-                _row_3d(field[z, y], field[z, low], field[z, high], front[y], back[y], over_y, over_z, steps, line)
-            else:
-                _row_2d(field[z, y], field[z, low], field[z, high], over_y, steps, line)
-            for x in (0, width - 1):
-                _columns(field, steps, z, y, x, columns)
-                line[x] = _determinant(columns, count)
-            found: Any = np.float32(0)
-            for x in range(width):
-                line[x] = max(smallest - scale * line[x], np.float32(0))
-                found += line[x] * line[x]
-            total += found
+        low, high = max(y - 1, 0), min(y + 1, height - 1)
+        over_y = np.float32(max(high - low, 1))
+        line = missing[z, y]
+        if count == 3:
+            _row_3d(field[z, y], field[z, low], field[z, high], front[y], back[y], over_y, over_z, steps, line)
+        else:
+            _row_2d(field[z, y], field[z, low], field[z, high], over_y, steps, line)
+        for x in (0, width - 1):
+            _columns(field, steps, z, y, x, columns)
+            line[x] = _determinant(columns, count)
+        found: Any = np.float32(0)
+        for x in range(width):
+            line[x] = max(smallest - scale * line[x], np.float32(0))
+            found += line[x] * line[x]
+        total += found
     return total
 
 
