@@ -8,6 +8,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.linear_sets import search_means
 from benchmarks.performance_rows import FULL, OURS, Results, by, contrast, number, values
@@ -112,6 +114,13 @@ def _rigid(results: Results) -> bool:
     return True
 
 
+def _plain_numbers(axis: Axis) -> None:
+    """A logarithmic axis with 0.5, 1, 2, 5, 10 ... in figures."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _search(place: Axes, searched: list[Row], mine: list[Row]) -> None:
     means = search_means(searched)
     for optimiser in dict.fromkeys(who.split()[1].split("/")[0] for who in means):
@@ -123,9 +132,11 @@ def _search(place: Axes, searched: list[Row], mine: list[Row]) -> None:
         place.loglog(
             mean(values(own, "seconds")), mean(values(own, "after")), "*", ms=11, color=COLOURS[OURS], label=OURS
         )
+    for axis in (place.xaxis, place.yaxis):
+        _plain_numbers(axis)
     place.set_xlabel("mean seconds")
     place.set_ylabel("mean error, mm")
-    place.set_title("SimpleITK's settings, and regsim on the same starts")
+    place.set_title("SimpleITK's settings and regsim, same starts", fontsize=9)
     place.legend(frameon=False, fontsize=6)
 
 
@@ -143,6 +154,7 @@ def _deformable(results: Results) -> bool:
             place.semilogx(mean(values(own, "seconds")), mean(values(own, "dice")), "o", ms=8, color=colour, label=who)
         place.set_title(f"{name.upper()} onto T1")
         place.set_xlabel("seconds (a dot a pair; large: mean)")
+        _plain_numbers(place.xaxis)
         place.grid(color="0.92")
         place.legend(frameon=False, fontsize=6)
     axes[0][0].set_ylabel("mean Dice")

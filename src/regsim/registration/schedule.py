@@ -126,7 +126,7 @@ def schedule_for(
     Args:
         goal: what kind of transform is wanted.
         grid: the fixed image's.
-        metric: of the last stage; nmi for linear goals and two-scale MIND for deformable ones where not given.
+        metric: of the last stage; nmi with 64 bins for linear goals and two-scale MIND for deformable ones where not given.
         linear_metric: of the rigid and affine stages before a deformable one; nmi where not given.
         start: where to begin.
         optimiser: of linear stages; "powell" where the metric has no gradient, "adam" where its landscape is rough.
