@@ -19,7 +19,6 @@ class MeanSquaredError(AbstractMetric):
 
         Example:
             >>> import torch
-    import torch.nn.functional as F
             >>> MeanSquaredError()(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
             0.25
     """
