@@ -79,8 +79,8 @@ def register(
     Args:
         fixed: stays where it is.
         moving: is brought to it; may lie on any grid.
-        metric: a name (`regsim.metrics.metric_names()`), `name:setting=value`, or a metric object. By default nmi (64 bins) for linear
-            transforms and two-scale MIND for deformable ones.
+        metric: a name (`regsim.metrics.metric_names()`), `name:setting=value`, or a metric object. By default nmi (64 bins)
+            for linear transforms and two-scale MIND for deformable ones.
         transform: "rigid", "similarity", "affine", "deformable" (rigid, affine, then control grid) or "diffeomorphic".
         initial: a known starting transform, in place of the schedule's start.
         schedule: the whole plan, in place of the default for `transform` and `metric`.
