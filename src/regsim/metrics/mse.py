@@ -14,13 +14,13 @@ State = tuple[torch.Tensor, torch.Tensor | None]
 class MeanSquaredError(AbstractMetric):
     """Mean squared difference of intensities.
 
-        `mse = mean((fixed - moving)^2)` over the mask. Unit: squared intensity. Range [0, inf), 0 = identical; lower is
-        better. One contrast only: any change of brightness counts as misalignment. Map: squared difference per voxel.
+    `mse = mean((fixed - moving)^2)` over the mask. Unit: squared intensity. Range [0, inf), 0 = identical; lower is
+    better. One contrast only: any change of brightness counts as misalignment. Map: squared difference per voxel.
 
-        Example:
-            >>> import torch
-            >>> MeanSquaredError()(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
-            0.25
+    Example:
+        >>> import torch
+        >>> MeanSquaredError()(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
+        0.25
     """
 
     name = "mse"
