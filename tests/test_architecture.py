@@ -19,6 +19,8 @@ ROWS = {
     "evaluation.training_rows",
     "evaluation.batch_rows",
     "evaluation.sweep_rows",
+    "evaluation.calibration_rows",
+    "evaluation.check_rows",
 }
 MAY_IMPORT = {
     **dict.fromkeys(GROUND, GROUND),
@@ -31,7 +33,9 @@ MAY_IMPORT = {
     "registration": BELOW | {"metrics"},
     "evaluation.results": GROUND,
     "evaluation.training_rows": GROUND,
+    "evaluation.calibration_rows": GROUND,
     "evaluation.landscape_rows": GROUND | {"evaluation.results"},
+    "evaluation.check_rows": GROUND | {"evaluation.results"},
     "evaluation.batch_rows": GROUND | {"evaluation.results"},
     "evaluation.sweep_rows": GROUND | {"evaluation.results", "evaluation.batch_rows"},
     "evaluation": ALGORITHMS | ROWS,

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from regsim.applications.check import CheckResult as CheckResult
+    from regsim.applications.check import check as check
     from regsim.errors import RegsimError as RegsimError
     from regsim.evaluation.landscape import LandscapePair as LandscapePair
     from regsim.evaluation.landscape import LandscapeSettings as LandscapeSettings
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "regsim.applications.check": ("CheckResult", "check"),
     "regsim.errors": ("RegsimError",),
     "regsim.evaluation.landscape": ("LandscapePair", "LandscapeSettings", "landscape"),
     "regsim.evaluation.scoring": ("score",),

@@ -49,6 +49,7 @@ from regsim.transforms.learn2reg import write_learn2reg
 from regsim.transforms.linear import LinearTransform, Rigid
 
 LAST_GOOD = "last_good_transform.h5"
+CHECK_FOLDER = "check"
 STALE = (LAST_GOOD, "displacement.nii.gz", "learn2reg.nii.gz", "warped.*", "views.npz", "run.json", "transform.h5")
 
 
@@ -71,6 +72,7 @@ class Request:
     warped_ending: str = ".nii.gz"
     flat_field: bool = False
     learn2reg: bool = False
+    check: bool = False
     notes: Sequence[str] = ()
 
 
@@ -78,8 +80,9 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
     """Register and fill a results folder.
 
     Writes `transform.h5` (fixed points to moving points), `warped.*` on the fixed grid, `results.json`, `run.json`,
-    `views.npz` and `report.html`; each appears under its name only when it is whole. Where the driver has to stop, the last
-    good transform is saved as `last_good_transform.h5` and nothing else is touched.
+    `views.npz` and `report.html`; each appears under its name only when it is whole. With `check`, also the folder `check`, or a
+    note why there is none. Where the driver has to stop, the last good transform is saved as `last_good_transform.h5` and
+    nothing else is touched.
 
     Raises:
         RegsimError: bad input, or a registration that had to stop.
@@ -124,8 +127,23 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
         started=started,
         seconds=time.perf_counter() - began,
     )
+    _check(request, found, results, provenance, folder)
     write_folder(request, found, before, results, provenance, folder)
     return results
+
+
+def _check(request: Request, found: Registration, results: RegistrationResults, run: Provenance, folder: Path) -> None:
+    """Remove an earlier check; make a new one where it is wanted, or note why there is none."""
+    old = folder / CHECK_FOLDER
+    if not (request.check or old.is_dir()):
+        return
+    from regsim.applications.check_files import remove_check  # its model is loaded where there is a check to make
+    from regsim.applications.check_registration import check_registration
+
+    remove_check(old)
+    if request.check:
+        results.check, reason = check_registration(found, run, folder)
+        results.notes.extend(reason)
 
 
 def _goal(transform: str) -> Goal:

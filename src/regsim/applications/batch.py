@@ -167,6 +167,8 @@ def _done(task: PairTask, results: RegistrationResults) -> PairRow:
         facts["overlap"] = results.levels[-1].overlap
     if results.jacobian is not None:
         facts["folded"] = results.jacobian.folded_fraction
+    if results.check is not None:
+        facts |= results.check.model_dump(include={"verdict", "expected_error"})
     return PairRow(name=task.name, status="done", seconds=results.seconds, folder=task.name, **facts)
 
 

@@ -64,5 +64,6 @@ def demo_request(seed: int = 0, device: str = "cpu") -> Request:
         options={"rotation_degrees": ROTATION, "shift_mm": SHIFT, "bend_mm": BEND},
         seed=seed,
         device=device,
+        check=True,
         notes=NOTES,
     )

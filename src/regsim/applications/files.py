@@ -53,6 +53,7 @@ class FileRequest(Settings):
     flips: bool = False
     flat_field: bool = False
     learn2reg: bool = False
+    check: bool = False
     spacing: float | None = Field(default=None, gt=0)
     seed: int = 0
     device: str = "cpu"
@@ -101,6 +102,7 @@ def file_request(asked: FileRequest) -> Request:
         warped_ending=warped_ending(asked.moving, moving),
         flat_field=asked.flat_field,
         learn2reg=asked.learn2reg,
+        check=asked.check,
     )
 
 

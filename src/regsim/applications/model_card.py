@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,14 +12,14 @@ from regsim.evaluation.results import InputFile
 from regsim.metrics.checkpoint import Card, DataSource, Subjects
 from regsim.misalign.sources import MADE_UP, Subject
 from regsim.output import now, sha256, size_in_bytes, versions
-from regsim.training.recipe import Recipe
+from regsim.training.recipe import AnyRecipe
 from regsim.training.state import fingerprint as hash_of
 
-HARMLESS = {"trainer": {"device", "fast_memory", "checkpoint_every"}}
+HARMLESS: dict[str, Any] = {"trainer": {"device", "fast_memory", "checkpoint_every"}}
 Figures = dict[str, float | str | tuple[float, ...]]
 
 
-def model_card(recipe: Recipe, parts: Parts, seconds: float, notes: Sequence[str]) -> Card:
+def model_card(recipe: AnyRecipe, parts: Parts, seconds: float, notes: Sequence[str]) -> Card:
     """The card without figures, tensors and hash."""
     sets = {subject.data_set: subject.licence for subject in (*parts.train, *parts.validation)}
     judges = sorted({subject.data_set or "unnamed" for subject in parts.test} - set(sets))
@@ -45,13 +46,16 @@ def model_card(recipe: Recipe, parts: Parts, seconds: float, notes: Sequence[str
     )
 
 
-def fingerprint(recipe: Recipe, parts: Parts) -> str:
-    """A hash of whatever makes a training what it is: the recipe, and the voxels of all subjects, by their part."""
+def fingerprint(recipe: AnyRecipe, parts: Parts, harmless: dict[str, Any] = HARMLESS) -> str:
+    """A hash of whatever makes a training what it is: the recipe, and the voxels of all subjects, by their part.
+
+    `harmless`: entries of the recipe that do not matter, as pydantic's `exclude`.
+    """
     who = {
         part: [[subject.name, voxels(subject)] for subject in subjects]
         for part, subjects in (("train", parts.train), ("validation", parts.validation), ("test", parts.test))
     }
-    return hash_of({"recipe": recipe.model_dump(mode="json", exclude=HARMLESS), **who})
+    return hash_of({"recipe": recipe.model_dump(mode="json", exclude=harmless), **who})
 
 
 def input_files(data: Sequence[Path], test_data: Sequence[Path], parts: Parts) -> list[InputFile]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from regsim.errors import InputError
 
 OWN = ("fixed_mask", "moving_mask", "fixed_exclude", "moving_exclude", "initial")
-NEEDED, OPTIONAL = ("fixed", "moving"), (*OWN, "name")
+NEEDED, OPTIONAL = ("fixed", "moving"), (*OWN, "name", "subject")
 LONGEST_NAME = 120
 FORBIDDEN = set('/\\:*?"<>|')
 TAKEN = {"pairs.csv", "results.json", "run.json", "report.html"}
@@ -27,10 +27,11 @@ class PairFiles:
     fixed_exclude: Path | None = None
     moving_exclude: Path | None = None
     initial: Path | None = None
+    subject: str = ""
 
 
 def read_pairs_file(path: Path) -> list[PairFiles]:
-    """Read a CSV with columns fixed, moving and, if any, name, initial, and masks and regions to exclude of both.
+    """Read a CSV with columns fixed, moving and, if any, name, subject, initial, and masks and regions to exclude of both.
 
     Convention:
         Paths are relative to the CSV's folder. A pair without a name is called by its place in the list (`pair_0001`). Other
@@ -85,6 +86,7 @@ def _pair(path: Path, number: int, line: dict[str, str | None]) -> PairFiles:
         name=values["name"] or f"pair_{number:04d}",
         fixed=path.parent / values["fixed"],
         moving=path.parent / values["moving"],
+        subject=values["subject"],
         **{column: place(column) for column in OWN},
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from regsim.errors import InputError
 from regsim.misalign.sources import Subject, bundled_subject, read_subjects, shape_subjects
 from regsim.training.folds import split_by_subject
-from regsim.training.recipe import Recipe
+from regsim.training.recipe import AnyRecipe
 
 MADE_VALIDATION = 0.1
 OnMessage = Callable[[str], None]
@@ -31,7 +31,7 @@ def silently(_text: str) -> None:
     """Where nobody wants to hear."""
 
 
-def read_all(places: Sequence[Path], recipe: Recipe, say: OnMessage = silently) -> list[Subject]:
+def read_all(places: Sequence[Path], recipe: AnyRecipe, say: OnMessage = silently) -> list[Subject]:
     """The subjects of several folders or manifests; `say` hears of each before it is read.
 
     Raises:
@@ -47,7 +47,7 @@ def read_all(places: Sequence[Path], recipe: Recipe, say: OnMessage = silently) 
     return found
 
 
-def divided(subjects: Sequence[Subject], test: Sequence[Subject], recipe: Recipe, folds: int = 0) -> list[Parts]:
+def divided(subjects: Sequence[Subject], test: Sequence[Subject], recipe: AnyRecipe, folds: int = 0) -> list[Parts]:
     """One division, or one for each fold.
 
     Args:
@@ -65,7 +65,7 @@ def divided(subjects: Sequence[Subject], test: Sequence[Subject], recipe: Recipe
     if folds and (test or not subjects):
         raise InputError(f"--folds {folds} divides the subjects of --data, and goes without --test-data")
     source = recipe.source
-    made = shape_subjects(source.shapes, source.shape_size, recipe.pairs.dims, recipe.trainer.seed)
+    made = shape_subjects(source.shapes, source.shape_size, recipe.dims, recipe.trainer.seed)
     if not subjects:
         return [_made_up(made, list(test) or [bundled_subject(source)])]
     train, validation, judging = recipe.shares

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from regsim.cli.calibrate import calibrate
+from regsim.cli.check import check
 from regsim.cli.demo import demo
 from regsim.cli.landscape import landscape
 from regsim.cli.models import models
@@ -27,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, score, register, sweep, warp, train, landscape, models, report):
+for command in (demo, score, register, check, calibrate, sweep, warp, train, landscape, models, report):
     app.command()(command)
 
 

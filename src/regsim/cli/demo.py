@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from regsim.cli.check import say_check
 from regsim.cli.options import Device, Json, Seed, Threads, prepare_machine, progress, stepper, write_json
 from regsim.cli.tables import show_registration, show_report
 
@@ -29,5 +30,6 @@ def demo(
         results = align(request, output, stepper(bar, steps))
     if json != "-":
         show_registration(results)
+        say_check(results)
         show_report(output / "report.html")
     write_json(json, results.model_dump_json(indent=1))

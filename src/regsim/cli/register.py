@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regsim.cli.check import say_check
 from regsim.cli.options import (
     Device,
     FixedExclude,
@@ -87,6 +88,9 @@ def register(
         bool,
         typer.Option("--learn2reg", help="Also write learn2reg.nii.gz: the field in voxels, as Learn2Reg wants it."),
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Also estimate the error that is left, as `regsim check` does.")
+    ] = True,
     symmetric: Symmetric = False,
     flips: Annotated[
         bool, typer.Option("--flips", help="--start search: try mirrored images, too (affine ...).")
@@ -122,6 +126,7 @@ def register(
         "schedule": schedule,
         "flat_field": flat_field,
         "learn2reg": learn2reg,
+        "check": check,
         "spacing": spacing,
         "seed": seed,
         "device": ready,
@@ -156,6 +161,7 @@ def _single(asked: dict[str, object], output: Path, json: str | None) -> int:
         results = align(request, output, stepper(bar, steps))
     if json != "-":
         show_registration(results)
+        say_check(results)
         show_report(output / "report.html")
     write_json(json, results.model_dump_json(indent=1))
     return 0

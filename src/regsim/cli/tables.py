@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from regsim.evaluation.landscape_rows import LandscapeResults
     from regsim.evaluation.results import MetricRow, RegistrationResults
     from regsim.metrics.checkpoint import Card
-    from regsim.training.recipe import Recipe
+    from regsim.training.recipe import AnyRecipe
 
 
 def number(value: float | None) -> str:
@@ -133,7 +133,7 @@ def _figure(value: float | str | tuple[float, ...]) -> str:
     return " to ".join(number(end) for end in value) if isinstance(value, tuple) else number(value)
 
 
-def show_recipes(recipes: Sequence["Recipe"]) -> None:
+def show_recipes(recipes: Sequence["AnyRecipe"]) -> None:
     """One line a recipe, or two."""
     table = Table("recipe", "metric", "what it trains", box=None, pad_edge=False)
     for recipe in recipes:

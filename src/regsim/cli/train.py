@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from regsim.training.log import CurveRow
-    from regsim.training.recipe import Recipe
+    from regsim.training.recipe import AnyRecipe
 
 FINISHED = "finished before"
 
@@ -70,7 +70,7 @@ def train(
 class _Shown:
     """What the bar shows: what is done now, and how many steps of how many were made."""
 
-    def __init__(self, bar: "Progress", recipe: "Recipe", folds: int):
+    def __init__(self, bar: "Progress", recipe: "AnyRecipe", folds: int):
         self.bar, self.task = bar, bar.task_ids[0]
         self.steps = [stage.steps for stage in recipe.stages]
         self.total = sum(self.steps) * max(1, folds)

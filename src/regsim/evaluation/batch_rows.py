@@ -16,7 +16,7 @@ THUMBNAIL = "thumbnail.jpg"
 TABLE = "pairs.csv"
 COLUMNS = (
     "name", "status", "reason", "metric", "before", "after", "higher_is_better", "seconds", "overlap", "folded_percent",
-    "folder",
+    "folder", "verdict", "expected_error",
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ class PairRow(Row):
 
     `metric`, `before`, `after`: of the metric that judges, which drove nothing. `overlap`: of the last level. `folded`: share
     of the fixed foreground. NaN (null in JSON) where the pair failed or, for `folded`, where its transform is linear.
-    `folder`: relative to the batch's; empty where the pair failed.
+    `folder`: relative to the batch's; empty where the pair failed. `verdict`, `expected_error`: of the check; empty, NaN without.
     """
 
     name: str
@@ -39,6 +39,8 @@ class PairRow(Row):
     overlap: float = math.nan
     folded: float = math.nan
     folder: str = ""
+    verdict: str = ""
+    expected_error: float = math.nan
 
     @property
     def gain(self) -> float:

@@ -127,6 +127,19 @@ def image_facts_json(name: str, size: Sequence[int], spacing: Sequence[float], u
     return ImageFacts(name=name, size=list(size), spacing=list(spacing), unit=unit).model_dump_json(indent=1)
 
 
+class CheckSummary(Row):
+    """What `regsim check` says of the registered pair; its own folder has the rest. `_text`: as far as it is known."""
+
+    verdict: str
+    reason: str
+    expected_error: float
+    interval: tuple[float, float]
+    expected_text: str
+    interval_text: str
+    coverage: float
+    page: str
+
+
 class RegistrationResults(Row):
     """All that one registration found out."""
 
@@ -142,6 +155,7 @@ class RegistrationResults(Row):
     steps: list[StepRow]
     jacobian: JacobianRow | None = None
     truth: TruthRow | None = None
+    check: CheckSummary | None = None
     notes: list[str] = []
     iterations: int
     seconds: float

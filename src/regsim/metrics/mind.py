@@ -92,6 +92,14 @@ class ModalityIndependentNeighbourhoodDescriptor(AbstractMetric):
         if not self.dilations or not all(isinstance(each, int) and each >= 1 for each in self.dilations):
             raise SettingsError(f"mind: dilations must be whole numbers of at least 1, got {self.dilations}")
 
+    def descriptors(self, image: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """The descriptors themselves, in (0, 1]: `(M, K, *spatial)` of `image` `(M, 1, *spatial)`, K pairs for each dilation.
+
+        `weights` `(M, 1, *spatial)` in [0, 1], or None: voxels of weight 0 take no part. No dilation may be longer than all
+        axes but one.
+        """
+        return torch.cat([self._scale(image, weights, dilation).descriptor for dilation in self.dilations], dim=1)
+
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
         for dilation in self.dilations:
             if sum(length > dilation for length in fixed.shape[2:]) < 2:

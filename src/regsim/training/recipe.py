@@ -12,6 +12,7 @@ from regsim.metrics.siamese import SiameseSettings
 from regsim.misalign.pairs import PairSettings
 from regsim.misalign.sources import SourceSettings
 from regsim.settings import Settings
+from regsim.training.error_recipe import ErrorRecipe
 from regsim.training.objectives import Objective
 from regsim.training.settings import StageSettings, TrainerSettings
 
@@ -60,6 +61,11 @@ class Recipe(Settings):
     tested_pairs: int = Field(default=256, ge=32)
     audit: Literal["refuse", "warn"] = "refuse"
 
+    @property
+    def dims(self) -> int:
+        """2 for pictures, 3 for volumes."""
+        return self.pairs.dims
+
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
         if self.network.encoder.dims != self.pairs.dims:
@@ -100,6 +106,10 @@ class Recipe(Settings):
         return self
 
 
+AnyRecipe = Recipe | ErrorRecipe
+KINDS: dict[object, type[Recipe] | type[ErrorRecipe]] = {"registration_error": ErrorRecipe}
+
+
 def recipe_names() -> list[str]:
     """The recipes that come with regsim.
 
@@ -109,12 +119,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def bundled_recipes() -> list[Recipe]:
+def bundled_recipes() -> list[AnyRecipe]:
     """They themselves, in the order of their names."""
     return [load_recipe(name) for name in recipe_names()]
 
 
-def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> AnyRecipe:
     """A recipe by its name or from a TOML file, with changes `key.key=value` (values as in TOML; bare words are text).
 
     Raises:
@@ -127,7 +137,8 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     values = _read(name)
     for change in changes:
         _apply(values, change)
-    return Recipe.checked(values)
+    metric = values.get("metric")
+    return KINDS.get(metric if isinstance(metric, str) else None, Recipe).checked(values)
 
 
 def _read(name: str | Path) -> dict[str, object]:

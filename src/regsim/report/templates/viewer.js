@@ -116,7 +116,7 @@
       painters[mode]({ fixed, moving, out: image.data, width: this.width, edgeLimit: this.edgeLimit, values });
       this.context.putImageData(image, 0, 0);
       this.tag.hidden = mode !== "fixed" && mode !== "moving";
-      this.tag.textContent = mode === "fixed" ? "fixed" : "moving, " + shown;
+      this.tag.textContent = mode === "fixed" ? "fixed" : shown === "moved" ? shown : "moving, " + shown;
       const position = this.positions[this.index];
       if (this.output) this.output.textContent = position;
       if (this.slider) this.slider.setAttribute("aria-valuetext", position);

@@ -1,0 +1,103 @@
+"""How right `registration_error` and `regsim check` are on pairs of known error that no training saw.
+
+    python -m benchmarks.known_error_pairs SET -o PAIRS/SET          draws the pairs
+    python -m benchmarks.registration_error measure SET --pairs PAIRS -o RESULTS [--shard 0/2]
+    python -m benchmarks.registration_error tables --results RESULTS -o docs/registration-error
+
+`measure` judges each pair as `regsim check` does, a file a pair, and goes on where it was stopped. `tables` makes the rows of
+docs/check.md from these files.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from benchmarks.known_error_files import KnownErrorPair, read_pair
+from benchmarks.registration_error_tables import write_tables
+from regsim.applications.check import check_with
+from regsim.applications.check_measure import CheckSettings
+from regsim.evaluation.known_errors import judge_estimate
+from regsim.kernels.memory import keep_freed_memory
+from regsim.metrics import AbstractMetric, load_metric
+
+LARGEST = 8.0
+SETS = ("known", "known-hidden", "residual", "unrelated", "failures")
+
+
+def main() -> None:
+    asked = _arguments()
+    if asked.command == "tables":
+        write_tables(asked.results, asked.output)
+        return
+    keep_freed_memory()
+    torch.set_num_threads(asked.threads)
+    shard, shards = (int(part) for part in asked.shard.split("/"))
+    files = sorted((asked.pairs / asked.set).glob("*.npz"))[shard::shards]
+    target = asked.output / asked.set
+    target.mkdir(parents=True, exist_ok=True)
+    settings = CheckSettings(model=asked.model, calibration=asked.calibration)
+    for file in track(files, asked.set):
+        made = target / f"{file.stem}.npz"
+        if not made.is_file():
+            measure(read_pair(file), settings, "hidden" in asked.set, made)
+
+
+def measure(pair: KnownErrorPair, settings: CheckSettings, hidden: bool, target: Path) -> None:
+    """One pair as a check judges it, beside the truth; written as plain numbers."""
+    began = time.perf_counter()
+    moved = pair.moved
+    found = check_with(settings, pair.fixed, moved, mask=pair.mask)
+    seconds = time.perf_counter() - began
+    estimate, box = found.measured.estimate, found.box
+    where, truth = (each[0][box][None, None] for each in (pair.mask, pair.error))
+    where = where & found.measured.part.mask[None, None]
+    judged = judge_estimate(estimate, truth, where, pair.subject, pair.name)
+    near = where & (truth < LARGEST)
+    results = found.results
+    about = {
+        "name": pair.name, "subject": pair.subject, "contrasts": pair.contrasts, "kind": pair.kind,
+        "related": pair.related, "voxels": int(where.sum()), "truth": float(truth[where].mean()),
+        "expected": results.expected_error, "lower": results.interval[0], "upper": results.interval[1],
+        "voxel_error": float((estimate.expected - truth).abs()[near].mean()) if bool(near.any()) else None,
+        "verdict": results.verdict, "reason": results.reason, "unrelated": results.unrelated,
+        "overlap": results.overlap, "distance": results.trust.distance, "typical": results.trust.typical,
+        "seconds": seconds, "hidden": hidden,
+        "costs": {row.metric: _cost(row.metric, row.value) for row in results.scores},
+    }  # fmt: skip
+    known = judged.known
+    arrays = {name: np.asarray(value) for name, value in vars(known).items() if name not in ("subject", "name")}
+    part = target.with_suffix(".part")
+    with part.open("wb") as stream:
+        np.savez_compressed(stream, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8), **arrays)
+    part.replace(target)
+
+
+def _cost(name: str, value: float) -> float:
+    metric: AbstractMetric = load_metric(name)
+    return float(metric.cost(torch.tensor(value)))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("set", choices=SETS)
+    measuring.add_argument("--pairs", type=Path, required=True)
+    measuring.add_argument("-o", "--output", type=Path, required=True)
+    measuring.add_argument("--model", default="")
+    measuring.add_argument("--calibration", type=Path, default=None)
+    measuring.add_argument("--shard", default="0/1")
+    measuring.add_argument("--threads", type=int, default=1)
+    tables = commands.add_parser("tables")
+    tables.add_argument("--results", type=Path, required=True)
+    tables.add_argument("-o", "--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Other metrics beside a check, and which of them drove the registration: what drove cannot judge."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from regsim.applications.check_pair import CheckPair
+from regsim.errors import RegsimError
+from regsim.evaluation.check_rows import ScoreRow
+from regsim.evaluation.results import RegistrationResults
+from regsim.evaluation.scoring import score
+from regsim.metrics.base import REGISTRY
+from regsim.metrics.checkpoint import read_card
+from regsim.metrics.names import is_model, label_of, load_metric
+from regsim.metrics.registration_error import RegistrationError
+from regsim.metrics.zoo import model_folder
+
+SAME_PRINCIPLE = ("mind", RegistrationError.name)
+
+
+def principle(spec: str) -> str:
+    """The registered metric that a name, settings or a model stands for.
+
+    Raises:
+        SettingsError: an unknown metric.
+
+    Example:
+        >>> principle("mind:radius=2")
+        'mind'
+    """
+    label = label_of(spec)
+    if label in REGISTRY:
+        return label
+    if is_model(spec):
+        return read_card(model_folder(spec.strip())).metric
+    load_metric(spec)  # says what is known
+    return label
+
+
+def known_principle(spec: str) -> str:
+    """The same; empty where this regsim does not know the metric."""
+    try:
+        return principle(spec)
+    except RegsimError:
+        return ""
+
+
+def drivers_beside(moved: Path) -> tuple[str, ...]:
+    """The metrics that drove, by the `results.json` beside an image that `regsim register` warped; none where there is none."""
+    try:
+        found = RegistrationResults.model_validate_json((moved.parent / "results.json").read_bytes())
+    except (OSError, ValidationError):
+        return ()
+    if found.files.get("warped") != moved.name:
+        return ()
+    driving = (row.metric for row in found.metrics if row.drove)
+    return tuple(dict.fromkeys(known for each in (*driving, found.metric) if (known := known_principle(each))))
+
+
+def score_rows(names: Sequence[str], part: CheckPair, drivers: Sequence[str]) -> tuple[list[ScoreRow], list[str]]:
+    """Each metric over the mask; and notes on those that could not be computed."""
+    masked = replace(part.fixed, mask=part.mask[None].float())
+    rows, notes = [], []
+    for name in names:
+        try:
+            found = score(masked, part.moved, [name])[0]
+        except RegsimError as problem:
+            notes.append(f"{name} was not computed: {problem}.")
+            continue
+        rows.append(
+            ScoreRow(
+                metric=name,
+                value=found.value if found.value == found.value else None,
+                higher_is_better=found.higher_is_better,
+                unit=found.unit,
+                drove=principle(name) in drivers,
+            )
+        )
+    return rows, notes
+
+
+def driver_note(drivers: Sequence[str]) -> list[str]:
+    """A warning where the driver and the judge look at the same thing."""
+    same = [driver for driver in dict.fromkeys(drivers) if driver in SAME_PRINCIPLE]
+    if not same:
+        return []
+    return [
+        f"{' and '.join(same)} drove the registration, and the error is estimated from the same descriptors (MIND): "
+        "what one is blind to, the other may be, too."
+    ]
