@@ -2,6 +2,8 @@
 
     python -m benchmarks.known_error_pairs SET -o PAIRS/SET          draws the pairs
     python -m benchmarks.registration_error measure SET --pairs PAIRS -o RESULTS [--shard 0/2]
+    python -m benchmarks.registration_error list -o pairs.csv        aligned pairs that calibrate the bundled model of volumes
+    regsim calibrate pairs.csv --draws 8 -o calibration.json
     python -m benchmarks.registration_error tables --results RESULTS -o docs/registration-error
 
 `measure` judges each pair as `regsim check` does, a file a pair, and goes on where it was stopped. `tables` makes the rows of
@@ -9,6 +11,7 @@ docs/check.md from these files.
 """
 
 import argparse
+import csv
 import json
 import time
 from pathlib import Path
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from benchmarks.data import data_folder
 from benchmarks.known_error_files import KnownErrorPair, read_pair
 from benchmarks.registration_error_tables import write_tables
 from regsim.applications.check import check_with
@@ -26,6 +30,18 @@ from regsim.kernels.memory import keep_freed_memory
 from regsim.metrics import AbstractMetric, load_metric
 
 LARGEST = 8.0
+SCORES = ("mind", "nmi", "lncc", "ncc")
+SESSIONS = ("sub-msl01_ses1", "sub-msl01_ses2", "sub-msl03_ses2")
+CALIBRATION = (
+    ("brain_t1t2_mni", "sub-msx07", "t1", "t1"),
+    ("brain_t1t2_mni", "sub-msx07", "t1", "t2"),
+    ("brain_t1t2_mni", "sub-msx07", "t1", "flair"),
+    *((("brain_t1t2_native", session, "flair", contrast)) for session in SESSIONS for contrast in ("t1", "t2")),
+    ("brain_t1t2_native", "sub-msl01_ses1", "t1", "t1"),
+    ("brain_t1t2_native", "sub-msl03_ses2", "t1", "t1"),
+    ("brain_t1_ixi_labels", "sub-ixi033", "t1", "t1"),
+    ("brain_t1_ixi_labels", "sub-ixi012", "t1", "t1"),
+)
 SETS = ("known", "known-hidden", "residual", "unrelated", "failures")
 
 
@@ -34,13 +50,17 @@ def main() -> None:
     if asked.command == "tables":
         write_tables(asked.results, asked.output)
         return
+    if asked.command == "list":
+        write_list(asked.output)
+        return
     keep_freed_memory()
     torch.set_num_threads(asked.threads)
     shard, shards = (int(part) for part in asked.shard.split("/"))
-    files = sorted((asked.pairs / asked.set).glob("*.npz"))[shard::shards]
+    files = sorted((asked.pairs / asked.set).glob("*.npz"))[: asked.count][shard::shards]
     target = asked.output / asked.set
     target.mkdir(parents=True, exist_ok=True)
-    settings = CheckSettings(model=asked.model, calibration=asked.calibration)
+    scores = () if asked.set == "unrelated" else SCORES
+    settings = CheckSettings(model=asked.model, calibration=asked.calibration, scores=scores)
     for file in track(files, asked.set):
         made = target / f"{file.stem}.npz"
         if not made.is_file():
@@ -61,7 +81,8 @@ def measure(pair: KnownErrorPair, settings: CheckSettings, hidden: bool, target:
     results = found.results
     about = {
         "name": pair.name, "subject": pair.subject, "contrasts": pair.contrasts, "kind": pair.kind,
-        "related": pair.related, "voxels": int(where.sum()), "truth": float(truth[where].mean()),
+        "related": pair.related, "voxels": int(where.sum()), "working_voxels": results.voxels,
+        "truth": float(truth[where].mean()),
         "expected": results.expected_error, "lower": results.interval[0], "upper": results.interval[1],
         "voxel_error": float((estimate.expected - truth).abs()[near].mean()) if bool(near.any()) else None,
         "verdict": results.verdict, "reason": results.reason, "unrelated": results.unrelated,
@@ -75,6 +96,20 @@ def measure(pair: KnownErrorPair, settings: CheckSettings, hidden: bool, target:
     with part.open("wb") as stream:
         np.savez_compressed(stream, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8), **arrays)
     part.replace(target)
+
+
+def write_list(target: Path) -> None:
+    """The calibration's pairs as `regsim calibrate` reads them."""
+    place = data_folder()
+    with target.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("name", "subject", "fixed", "moving", "initial"))
+        for folder, subject, fixed, moving in CALIBRATION:
+            person = subject.partition("_")[0]
+            files = [place / folder / f"{subject}_{contrast}.nii.gz" for contrast in (fixed, moving)]
+            own = fixed == moving or folder != "brain_t1t2_native"
+            initial = "" if own else place / folder / f"{subject}_{moving}_onto_{fixed}_itk.txt"
+            writer.writerow((f"{subject}_{fixed}_{moving}", person, *files, initial))
 
 
 def _cost(name: str, value: float) -> float:
@@ -92,7 +127,10 @@ def _arguments() -> argparse.Namespace:
     measuring.add_argument("--model", default="")
     measuring.add_argument("--calibration", type=Path, default=None)
     measuring.add_argument("--shard", default="0/1")
+    measuring.add_argument("--count", type=int, default=None)
     measuring.add_argument("--threads", type=int, default=1)
+    listing = commands.add_parser("list")
+    listing.add_argument("-o", "--output", type=Path, required=True)
     tables = commands.add_parser("tables")
     tables.add_argument("--results", type=Path, required=True)
     tables.add_argument("-o", "--output", type=Path, required=True)

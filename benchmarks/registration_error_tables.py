@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from regsim.evaluation.calibration import KnownError, calibrate, coverage_table
+from regsim.evaluation.check_rows import Limits
 from regsim.evaluation.statistics import area_under_curve, interval, spearman
+from regsim.evaluation.verdict import Findings, judge
 from regsim.metrics.error_calibration import Calibration
 from regsim.metrics.registration_error import RegistrationError
 
@@ -22,6 +24,7 @@ RESAMPLES = 1000
 LARGE, SMALL, ALIGNED = 3.0, 1.0, 0.25
 CONTRASTS = ("T1-T1", "T1-T2", "T1-FLAIR")
 OURS = "registration_error"
+COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Measured:
 
 def write_tables(results: Path, output: Path) -> None:
     """All tables, printed and written."""
-    sets = {folder.name: read_set(folder) for folder in sorted(results.iterdir()) if folder.is_dir()}
+    calibration = RegistrationError().calibration(3)
+    sets = {folder.name: read_set(folder, calibration) for folder in sorted(results.iterdir()) if folder.is_dir()}
     output.mkdir(parents=True, exist_ok=True)
     made: dict[str, list[dict[str, object]]] = {
         "local": local_rows(sets["known"]),
@@ -59,9 +63,25 @@ def write_tables(results: Path, output: Path) -> None:
             _show(name, rows)
 
 
-def read_set(folder: Path) -> list[Measured]:
-    """The pairs of one set."""
-    return [_read(path) for path in sorted(folder.glob("*.npz"))]
+def read_set(folder: Path, calibration: Calibration) -> list[Measured]:
+    """The pairs of one set, with the interval and the verdict that the calibration gives them."""
+    return [_ruled(_read(path), calibration) for path in sorted(folder.glob("*.npz"))]
+
+
+def _ruled(pair: Measured, calibration: Calibration) -> Measured:
+    """As `regsim check` rules, from the numbers that were measured."""
+    known, drift = pair.known, calibration.drift(pair.known.summary)
+    low, high = calibration.interval(known.mean_expected, known.mean_spread, COVERAGE, "mean")
+    ruling = judge(
+        Findings(
+            expected=pair["expected"], lower=low, upper=high, coverage=COVERAGE, voxels=pair["working_voxels"],
+            overlap=pair["overlap"], unrelated=pair["unrelated"], distance=drift.distance, typical=drift.typical,
+        ),
+        Limits(pass_at=2.0, fail_at=4.0, working=2.0),
+    )  # fmt: skip
+    changes = {"lower": low, "upper": high, "verdict": ruling.verdict, "reason": ruling.reason}
+    changes |= {"distance": drift.distance, "typical": drift.typical}
+    return Measured({**pair.about, **changes}, known)
 
 
 def local_rows(pairs: Sequence[Measured]) -> list[dict[str, object]]:

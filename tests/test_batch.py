@@ -29,7 +29,7 @@ from regsim.report.batch_page import render_batch_page, write_batch_page
 from .conftest import Command, Samples, blobs
 
 QUICK = ["--finest", 4, "-m", "mse"]
-OWN = {"transform.h5", "warped.png", "results.json", "run.json", "views.npz", "report.html", "thumbnail.jpg"}
+OWN = {"transform.h5", "warped.png", "results.json", "run.json", "views.npz", "report.html", "thumbnail.jpg", "check"}
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_run_that_ends_in_the_middle_goes_on(way: str, listed: Path, command: 
     assert 0 < len(before) < 8
     assert not (out / "results.json").exists()
     for folder in (path for path in out.iterdir() if (path / "results.json").is_file()):
-        assert OWN - {"thumbnail.jpg", "report.html"} <= {path.name for path in folder.iterdir()}
+        assert OWN - {"thumbnail.jpg", "report.html", "check"} <= {path.name for path in folder.iterdir()}
     if way == "SIGINT":
         assert f"{len(before)} of 8 pairs have results; the same command goes on" in said
         assert said.splitlines()[-1] == "regsim: interrupted; nothing half-written is left"

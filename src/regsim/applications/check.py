@@ -155,7 +155,8 @@ def check_with(
     )
     maps = (found.expected, found.lower, found.upper, found.unrelated)
     names = ("error", "lower error", "upper error", "unrelated")
-    return CheckResult(results, pair, *(_whole(*each, pair, box) for each in zip(maps, names, strict=True)), found, box)
+    error, lower, upper, unrelated = (_whole(*each, pair, box) for each in zip(maps, names, strict=True))
+    return CheckResult(results, pair, error, lower, upper, unrelated, found, box)
 
 
 def _results(found: Measured, regions: list[Region], folding: JacobianRow | None) -> CheckResults:

@@ -54,7 +54,7 @@ def score_files(asked: ScoreRequest) -> list[MetricRow]:
     for metric, path in maps:
         with torch.no_grad():
             pair = as_expected(metric, fixed, carried)
-            local = metric.map(pair[0].batch, pair[1].batch, mask)
+            local = metric.with_spacing(tuple(reversed(fixed.grid.spacing))).map(pair[0].batch, pair[1].batch, mask)
         write_image(Image(local[0].cpu(), fixed.grid, name=metric.name), path)
     return rows
 

@@ -36,6 +36,8 @@ NOT_OF_FEATURES: dict[str, Any] = {
 class ErrorJob(TrainingJob):
     """A training of `registration_error`."""
 
+    audited = 160
+
     @property
     def recipe(self) -> ErrorRecipe:
         """Of this kind."""

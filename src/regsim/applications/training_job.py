@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -51,9 +52,10 @@ class TrainRequest:
 class TrainingJob(ABC):
     """One training, from subjects to a finished folder. Making one checks whatever can be checked before any work.
 
-    `pairs`: made from the training subjects; they are audited.
+    `pairs`: made from the training subjects; `audited` of them are drawn for the audit.
     """
 
+    audited: ClassVar[int] = 480
     pairs: PairMaker
 
     def __init__(self, request: TrainRequest, parts: Parts, folder: Path):
@@ -120,7 +122,7 @@ class TrainingJob(ABC):
 
     def _audit(self) -> list[str]:
         """Write the audit; what the card says about one that failed."""
-        found = audit(self.pairs, seed=self.request.recipe.trainer.seed)
+        found = audit(self.pairs, self.audited, seed=self.request.recipe.trainer.seed)
         write_text(self.work / AUDIT, found.model_dump_json(indent=1))
         if found.passed:
             return []

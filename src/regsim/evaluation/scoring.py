@@ -52,7 +52,8 @@ def score(
     if fixed.data.shape[0] != moving.data.shape[0]:
         raise GridError(f"fixed has {fixed.data.shape[0]} channels, moving {moving.data.shape[0]}")
     carried, mask = on_fixed_grid(fixed, moving, transform)
-    return [_row(metric, fixed, carried, mask) for metric in ready]
+    spacing = tuple(reversed(fixed.grid.spacing))
+    return [_row(metric.with_spacing(spacing), fixed, carried, mask) for metric in ready]
 
 
 def on_fixed_grid(fixed: Image, moving: Image, transform: Transform | None) -> tuple[Image, torch.Tensor | None]:
@@ -86,6 +87,6 @@ def _row(metric: AbstractMetric, fixed: Image, moving: Image, mask: torch.Tensor
         metric=metric.name,
         value=value,
         higher_is_better=metric.higher_is_better,
-        unit=metric.unit,
+        unit=fixed.grid.unit if metric.unit == "mm" else metric.unit,
         seconds=time.perf_counter() - began,
     )

@@ -13,5 +13,6 @@ from regsim.metrics.mutual_information import NormalisedMutualInformation as Nor
 from regsim.metrics.names import load_metric as load_metric
 from regsim.metrics.names import metric_names as metric_names
 from regsim.metrics.ncc import NormalisedCrossCorrelation as NormalisedCrossCorrelation
+from regsim.metrics.registration_error import RegistrationError as RegistrationError
 from regsim.metrics.siamregqc import SiameseRegistrationQuality as SiameseRegistrationQuality
 from regsim.metrics.ssim import StructuralSimilarity as StructuralSimilarity

@@ -133,6 +133,11 @@ class AbstractMetric(nn.Module, ABC):
         local = self._local(state, _fold(_inside(moving, weights))).reshape(fixed.shape).mean(dim=1, keepdim=True)
         return _inside(local, weights)
 
+    def with_spacing(self, spacing: tuple[float, ...]) -> Self:
+        """The metric for images whose voxels have this spacing, z first. Most do not depend on it, and come back as they are."""
+        del spacing
+        return self
+
     @final
     def cost(self, value: torch.Tensor) -> torch.Tensor:
         """A value as a cost, lower = better: the one place where a sign is turned."""
