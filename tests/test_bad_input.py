@@ -554,7 +554,7 @@ def test_no_permission(samples: Samples, command: Command, empty: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("stage", ["reading", "options", "writing", "page"])
@@ -565,7 +565,7 @@ def test_a_failed_run_leaves_old_results_as_they_were(
     good = ["register", samples.picture, samples.moved_picture, "-o", run]
     command(*good).succeeded()
     old = contents(run)
-    assert len(old) == 6
+    assert {"results.json", "transform.h5", "check/check.json"} <= set(old)
     if stage == "reading":
         command(*good[:2], PICTURES["truncated .png"][0](tmp_path, samples), *good[3:]).refused("truncated")
     elif stage == "options":
