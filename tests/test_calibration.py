@@ -97,23 +97,22 @@ def calibration() -> Calibration:
 # --- quantiles by hand ------------------------------------------------------------------------------------------------
 
 
-def test_quantiles_of_nine_subjects_with_one_value_each() -> None:
-    """n = 9: a new subject weighs a tenth. The bound at 0.9 is the 9th value, at 0.8 the 8th; at 0.95 there is none."""
-    table = dict(zip(PROBABILITIES, quantile_table(np.arange(1.0, 10.0), np.ones(9), 9), strict=True))
-    assert [table[p] for p in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9)] == [5, 6, 7, 8, 9, 9]
-    assert [table[p] for p in (0.4, 0.3, 0.2, 0.15, 0.1)] == [4, 3, 2, 1, 1]
-    assert (table[0.995], table[0.005]) == (9, 1)
-    assert [attainable(p, 9) for p in (0.9, 0.925)] == [True, False]
+def test_quantiles_of_nineteen_subjects_with_one_value_each() -> None:
+    """n = 19: a new subject weighs a twentieth. The bound at 0.95 is the 19th value, at 0.9 the 18th."""
+    table = dict(zip(PROBABILITIES, quantile_table(np.arange(1.0, 20.0), np.ones(19), 19), strict=True))
+    assert [table[p] for p in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)] == [10, 12, 14, 16, 17, 18, 19]
+    assert [table[p] for p in (0.4, 0.3, 0.2, 0.15, 0.1, 0.05)] == [8, 6, 4, 3, 2, 1]
+    assert (table[0.995], table[0.005]) == (19, 1)
+    assert [attainable(p, 19) for p in (0.95, 0.975)] == [True, False]
 
 
 def test_quantiles_without_guarantee_are_those_of_the_pooled_values() -> None:
-    """Two subjects of 100 values each: one half weighs at infinity from 2/3 on, so the pooled quantile serves."""
+    """Two subjects of 100 values each, too few for any guarantee: the pooled quantile serves."""
     scores = np.concatenate([np.arange(100.0), 100 + np.arange(100.0)])
     table = dict(zip(PROBABILITIES, quantile_table(scores, np.full(200, 0.01), 2), strict=True))
-    assert table[0.6] == 179  # 0.6 * 3 / 2 = 0.9 of all values: with the correction
-    assert table[0.7] == 179  # 0.7 of all values would be 139: not nearer than at 0.6
+    assert (table[0.6], table[0.7]) == (119, 139)
     assert (table[0.95], table[0.99]) == (189, 197)
-    assert (table[0.4], table[0.05], table[0.01]) == (20, 10, 2)
+    assert (table[0.4], table[0.05], table[0.01]) == (80, 10, 2)
 
 
 def test_one_pair_by_hand() -> None:
@@ -366,7 +365,7 @@ def test_bounds_do_not_overflow() -> None:
     sure = [known(f"s{i}", np.zeros(3), np.zeros(3), np.full(3, 50.0 + i)) for i in range(5)]
     bound = fitted(sure).upper(torch.tensor([0.0, 100.0]), torch.tensor([2.0, 0.5]), 0.9, "voxel")
     assert torch.isfinite(bound).all()
-    assert fitted(sure).upper(0.0, 0.0, 0.8, "voxel") == pytest.approx(54.0)
+    assert fitted(sure).upper(0.0, 0.0, 0.8, "voxel") == pytest.approx(53.0)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from regsim.misalign.motion import CommonSettings, MotionSettings
 from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings
 from regsim.misalign.sources import Subject, make_subject
 from regsim.output import check_target
+from regsim.prepare import coarser
 from regsim.settings import Settings
 from regsim.transforms.files import read_transform
 from regsim.transforms.warp import warp
@@ -31,6 +32,7 @@ LARGEST_CROP = 96
 LEAST_CROP = 16
 SMALL_ERRORS, ALL_ERRORS = (0.1, 4.0), (0.0, 10.0)
 FEWEST_LEFT_OUT = 3
+UNEQUAL = 1.2
 NOISE = (0.0, 0.03)
 OnPair = Callable[[str], None]
 
@@ -151,13 +153,24 @@ def _subject(files: PairFiles, metric: RegistrationError, spacing: float | None)
     if transform is not None or not moving.grid.same_as(fixed.grid):
         moving = warp(moving, transform, fixed.grid)
     step = metric.settings(fixed.ndim).spacing
-    images = [replace(_masked(fixed), name="fixed"), replace(_masked(moving), name="moving")]
+    images = [
+        replace(_evenly(_masked(fixed), step), name="fixed"),
+        replace(_evenly(_masked(moving), step), name="moving"),
+    ]
     return make_subject(files.subject or files.name, images, None, step)
 
 
 def _masked(image: Image) -> Image:
     """Zero outside the mask."""
     return image if image.mask is None else replace(image, data=image.filled().data * (image.mask > 0), mask=None)
+
+
+def _evenly(image: Image, step: float) -> Image:
+    """On voxels of equal sides where they are not: thick slices are interpolated, as the metric does it itself."""
+    if image.grid.unit == "px" or max(image.grid.spacing) <= UNEQUAL * min(image.grid.spacing):
+        return image
+    even = image.grid.with_spacing((step,) * image.ndim)
+    return replace(warp(coarser(image, step), None, even), mask=None)
 
 
 def _pair_settings(

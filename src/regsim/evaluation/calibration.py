@@ -15,6 +15,7 @@ from sklearn.covariance import LedoitWolf
 from regsim.errors import InputError, SettingsError
 from regsim.evaluation.calibration_rows import CoveragePoint, CoverageRow, ReliabilityPoint
 from regsim.metrics.error_calibration import (
+    FEWEST_GUARANTEED,
     LEVELS,
     PROBABILITIES,
     ROUNDING,
@@ -151,7 +152,7 @@ class _Distribution:
         return self._reaching(probability * self.subjects)
 
     def corrected(self, probability: float) -> float:
-        enough = attainable(probability, self.subjects)
+        enough = self.subjects >= FEWEST_GUARANTEED and attainable(probability, self.subjects)
         return self._reaching(probability * (self.subjects + 1)) if enough else self.plain(probability)
 
     def _reaching(self, weight: float) -> float:

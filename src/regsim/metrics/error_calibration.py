@@ -21,6 +21,8 @@ FORMAT = 1
 LARGEST_FILE = 2**24
 OFFSET = 0.5
 LEAST_SPREAD = 0.02
+FEWEST_GUARANTEED = 19
+"""From so many subjects on bounds are guaranteed: with fewer the correction makes all of them as wide as the largest error."""
 LARGEST_EXPONENT = 30.0
 ROUNDING = 1e-9
 LOWER_HALF = (0.005, 0.01, 0.02, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
@@ -108,8 +110,8 @@ class Calibration(Settings):
     subject lies beyond the bound with at most the stated probability, if that subject was drawn like those of the
     calibration. It holds on average over subjects, not for each subject, voxel or size of error. Its price: where subjects
     have many values the bound is the quantile at `p (n + 1) / n`, so with 39 subjects a 90 % interval covers about 95 %.
-    Where n is too small for the guarantee (`guaranteed`), Q is the quantile of the calibration subjects themselves,
-    without the correction.
+    Where n is too small for the guarantee (`guaranteed`), and for any probability below 19 subjects, Q is the quantile of the
+    calibration subjects themselves, without the correction.
 
     Levels: "voxel" (one voxel), "region" (the mean over one region), "mean" (the mean over the mask); for the last two e
     and s are the means over the voxels.
@@ -222,7 +224,7 @@ class Calibration(Settings):
         Raises:
             SettingsError: a coverage outside [0, 1).
         """
-        return attainable(1 - _tail(coverage), self.subjects)
+        return self.subjects >= FEWEST_GUARANTEED and attainable(1 - _tail(coverage), self.subjects)
 
     def drift(self, summary: torch.Tensor | Array | list[float] | tuple[float, ...]) -> Drift:
         """How far a pair's summary lies from those of the calibration; bounds say little about a pair that is far.

@@ -123,7 +123,7 @@ class RegistrationError(LearnedMetric):
 
     def __init__(self, model: str = "", spacing: float | tuple[float, ...] = 0.0, working: float = 0.0):
         super().__init__()
-        names = {dims: name for dims, name in MODELS.items() if name in bundled_models()} if not model else {0: model}
+        names = {0: model} if model else {dims: name for dims, name in MODELS.items() if _is_there(name)}
         loaded = [load_network(name, self.name, ErrorNetworkSettings, ErrorNetwork) for name in names.values()]
         self.networks = torch.nn.ModuleDict({str(settings.dims): network for network, settings, _ in loaded})
         self.cards: dict[int, Card] = {settings.dims: card for _, settings, card in loaded}
@@ -288,6 +288,11 @@ class RegistrationError(LearnedMetric):
         for axis, length in enumerate(cells.shape, start=2):
             fine = fine.narrow(axis, 0, length)
         return resized(fine, tuple(like.shape[2:]))
+
+
+def _is_there(name: str) -> bool:
+    """Whether a bundled model can be loaded; a checkout may lack one while it is trained."""
+    return name in bundled_models() or Path(name).is_dir()
 
 
 def _in_cells(values: torch.Tensor, side: int) -> torch.Tensor:
