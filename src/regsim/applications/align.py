@@ -1,7 +1,9 @@
 """From two images to a results folder: register, measure before and after, write everything in one piece each."""
 
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -28,6 +30,7 @@ from regsim.images.io import eight_bit, write_image
 from regsim.metrics import AbstractMetric, metric_names
 from regsim.metrics.names import is_model, label_of
 from regsim.output import (
+    PART,
     check_folder,
     make_folder,
     now,
@@ -127,23 +130,34 @@ def align(request: Request, folder: Path, on_step: OnStep | None = None) -> Regi
         started=started,
         seconds=time.perf_counter() - began,
     )
-    _check(request, found, results, provenance, folder)
-    write_folder(request, found, before, results, provenance, folder)
+    with _check(request, found, results, provenance, folder):
+        write_folder(request, found, before, results, provenance, folder)
     return results
 
 
-def _check(request: Request, found: Registration, results: RegistrationResults, run: Provenance, folder: Path) -> None:
-    """Remove an earlier check; make a new one where it is wanted, or note why there is none."""
-    old = folder / CHECK_FOLDER
+@contextmanager
+def _check(
+    request: Request, found: Registration, results: RegistrationResults, run: Provenance, folder: Path
+) -> Iterator[None]:
+    """Check beside the work of the block, or note why there is none; an earlier check goes when the block has ended well."""
+    old, new = folder / CHECK_FOLDER, folder / f"{PART}{CHECK_FOLDER}"
     if not (request.check or old.is_dir()):
+        yield
         return
     from regsim.applications.check_files import remove_check  # its model is loaded where there is a check to make
     from regsim.applications.check_registration import check_registration
 
-    remove_check(old)
-    if request.check:
-        results.check, reason = check_registration(found, run, folder)
-        results.notes.extend(reason)
+    try:
+        if request.check:
+            make_folder(folder)
+            results.check, reason = check_registration(found, run, new)
+            results.notes.extend(reason)
+        yield
+        remove_check(old)
+        if new.is_dir():
+            shutil.copytree(new, old, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _goal(transform: str) -> Goal:

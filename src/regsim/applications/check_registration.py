@@ -15,13 +15,13 @@ REPORT = f"{CHECK_FOLDER}/report.html"
 SHORT = ("verdict", "reason", "expected_error", "interval", "expected_text", "interval_text", "coverage")
 
 
-def check_registration(found: Registration, run: Provenance, folder: Path) -> tuple[CheckSummary | None, list[str]]:
-    """Judge a registered pair, and fill the folder `check` in its results; None and the reason where that cannot be done.
+def check_registration(found: Registration, run: Provenance, target: Path) -> tuple[CheckSummary | None, list[str]]:
+    """Judge a registered pair, and fill a folder; None and the reason where that cannot be done.
 
     Args:
         found: the registration.
         run: how it was made; the check's own `run.json` follows it.
-        folder: of the registration's results.
+        target: the folder to fill, which becomes `check` in the registration's results.
     """
     driving = (known_principle(stage.metric) for stage in found.schedule.stages)
     settings = CheckSettings(driver=tuple(dict.fromkeys(metric for metric in driving if metric)))
@@ -29,7 +29,7 @@ def check_registration(found: Registration, run: Provenance, folder: Path) -> tu
         checked = check_with(
             settings, found.fixed, found.moving, transform=found.transform, carry=True, device=run.device
         )
-        results = write_check(checked, folder / CHECK_FOLDER, _run(run, checked.results.seconds))
+        results = write_check(checked, target, _run(run, checked.results.seconds))
     except (RegsimError, RuntimeError, MemoryError) as problem:
         reason = " ".join(str(problem).split()) or type(problem).__name__
         return None, [f"Not checked: {reason}"]
