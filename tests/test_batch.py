@@ -334,7 +334,7 @@ def test_table_and_rows_hold_what_is_not_known() -> None:
     assert math.isnan(again.pairs[0].before)
     assert math.isnan(again.pairs[1].gain)
     lines = list(csv.reader(io.StringIO(pairs_csv(results))))
-    assert [len(line) for line in lines] == [11, 11, 11]
+    assert [len(line) for line in lines] == [13, 13, 13]
     assert lines[1][4] == ""
     assert lines[2][:3] == ["y, z", "failed", "a, b"]
 
