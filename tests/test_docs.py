@@ -92,9 +92,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         regsim.write_image(regsim.Image.of_array(torch.rand(6, 24, 24), (1.0, 1.0, 4.0)), "thick.nii.gz")
         write_landmarks(fixed.grid.corners(), Path("fixed_points.csv"))
         write_landmarks(shift(fixed.grid.corners()).detach(), Path("moving_points.csv"))
-        Path("aligned_pairs.csv").write_text(
-            "fixed,moving,subject\nfixed.nii.gz,fixed.nii.gz,anna\nmoving.nii.gz,moving.nii.gz,ben\n"
-        )
         Path("pairs.csv").write_text(
             "fixed,moving,fixed_mask,name\nfixed.nii.gz,moving.nii.gz,,anna\nfixed.nii.gz,moving.nii.gz,fixed_mask.nii.gz,ben\n",
             encoding="utf-8",

@@ -60,7 +60,7 @@ def inner(image: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("voxels", [1, 2, 4])
 def test_a_shift_is_read_in_mm(metric: RegistrationError, head: torch.Tensor, voxels: int) -> None:
     found = metric.estimate(noisy(head, 2, 0.01).float(), moved(head, voxels), inner(head))
-    assert found.value == pytest.approx(2 * voxels, rel=0.3)
+    assert found.value == pytest.approx(2 * voxels, rel=0.2, abs=0.8)
     assert found.unrelated_share < 0.1
 
 
@@ -206,7 +206,7 @@ def test_a_model_for_volumes_refuses_pictures(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be(settings: dict[str, float], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        load_metric("registration_error", **settings)
+        RegistrationError(**settings)  # type: ignore[arg-type]
 
 
 def test_bad_input_in_one_line(metric: RegistrationError) -> None:
@@ -218,7 +218,7 @@ def test_bad_input_in_one_line(metric: RegistrationError) -> None:
     with pytest.raises(SettingsError, match="3 axes"):
         RegistrationError(spacing=(1.0, 1.0, 1.0))(image, image)
     with pytest.raises(InputError, match="too many to work on"):
-        RegistrationError(spacing=900.0)(image, image)
+        RegistrationError(spacing=900.0, working=1.0)(image, image)
 
 
 def test_network_settings_are_checked() -> None:

@@ -9,6 +9,7 @@ import torch
 from regsim.errors import GridError, InputError
 from regsim.images.grid import Grid
 from regsim.images.image import Image
+from regsim.metrics.registration_error import working_spacing
 from regsim.prepare import foreground
 from regsim.transforms.base import Transform
 from regsim.transforms.linear import LinearTransform
@@ -115,8 +116,10 @@ def part_of(image: Image, box: tuple[slice, ...]) -> Image:
 
 
 def default_working(grid: Grid, own: float) -> float:
-    """Side of a working voxel: the model's own in mm; pixels: one, or as many as make 256 of the longest side."""
-    return own if grid.unit == "mm" else float(max(1, math.ceil(max(grid.size) / PIXELS_ACROSS)))
+    """Side of a working voxel: the model's own, or the images' where much coarser; in pixels, 256 of them on the longest side."""
+    if grid.unit == "mm":
+        return working_spacing(min(grid.spacing), own)
+    return float(max(1, math.ceil(max(grid.size) / PIXELS_ACROSS)))
 
 
 def _check(fixed: Image, moved: Image) -> None:

@@ -22,6 +22,7 @@ MODELS = {2: "registration-error-2d", 3: "registration-error-3d"}
 CALIBRATION = "calibration.json"
 MOST_VOXELS = 2**25
 TINY = 1e-6
+MUCH_COARSER = 1.5
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class RegistrationError(LearnedMetric):
     Args:
         model: a bundled model, or a folder that `regsim train` wrote; empty: the bundled one for the images' dimension.
         spacing: of the images' voxels, one number, or one for each axis of the array (z first); 0: the working grid's own.
-        working: spacing of the working grid; 0: the one of training. Errors are scaled with it, so a mouse can be compared on
-            a grid of .2 mm as a man is on one of 2 mm.
+        working: spacing of the working grid; 0: the one of training, or the images' own where that is much coarser. Errors
+            are scaled with it, so a mouse can be compared on a grid of .2 mm as a man is on one of 2 mm.
 
     Raises:
         SettingsError: a spacing that is not positive, or not one for each axis.
@@ -246,13 +247,17 @@ class RegistrationError(LearnedMetric):
         assert isinstance(network, ErrorNetwork)
         return network
 
+    def _working(self, dims: int) -> float:
+        """Spacing of the working grid."""
+        given = self.spacing if isinstance(self.spacing, tuple) else (self.spacing,)
+        return self.working or working_spacing(min(given), self.settings(dims).spacing)
+
     def _scale(self, dims: int) -> float:
-        own = self.settings(dims).spacing
-        return (self.working or own) / own
+        return self._working(dims) / self.settings(dims).spacing
 
     def _working_shape(self, shape: torch.Size) -> tuple[int, ...]:
         """How many voxels the working grid has over the same extent."""
-        working = self.working or self.settings(len(shape)).spacing
+        working = self._working(len(shape))
         given = self.spacing if isinstance(self.spacing, tuple) else (self.spacing,) * len(shape)
         if len(given) != len(shape):
             raise SettingsError(f"registration_error: spacing {given} has {len(given)} axes, the images {len(shape)}")
@@ -288,6 +293,15 @@ class RegistrationError(LearnedMetric):
         for axis, length in enumerate(cells.shape, start=2):
             fine = fine.narrow(axis, 0, length)
         return resized(fine, tuple(like.shape[2:]))
+
+
+def working_spacing(finest: float, own: float) -> float:
+    """Of the working grid: the network's own, or the images' finest voxel side where that is much coarser.
+
+    >>> working_spacing(1.0, 2.0), working_spacing(4.0, 2.0)
+    (2.0, 4.0)
+    """
+    return finest if finest > MUCH_COARSER * own else own
 
 
 def _is_there(name: str) -> bool:
