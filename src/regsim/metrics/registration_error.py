@@ -109,6 +109,12 @@ class RegistrationError(LearnedMetric):
         InputError: a model of another metric; images that have another dimension than the model, or too many working
             voxels.
 
+    Example:
+        >>> metric = RegistrationError()
+        >>> image = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+        >>> metric(image, image).shape
+        torch.Size([1])
+
     References:
         Heinrich et al., MIND-SSC, 2013, doi:10.1007/978-3-642-40811-3_24.
     """
@@ -209,7 +215,10 @@ class RegistrationError(LearnedMetric):
 
     @torch.no_grad()
     def _compare(
-        self, state: tuple[torch.Tensor, torch.Tensor], moving: torch.Tensor, overlap: torch.Tensor | None
+        self,
+        state: tuple[torch.Tensor, torch.Tensor],
+        moving: torch.Tensor,
+        overlap: torch.Tensor | None,
     ) -> torch.Tensor:
         fixed, held = state
         values = []
@@ -221,7 +230,7 @@ class RegistrationError(LearnedMetric):
             if not bool((averaged > 0).any()):
                 values.append(fixed.new_zeros(()))
                 continue
-            cells = self._cells(fixed[one], moving[one].detach(), seen, averaged)
+            cells = self._cells(fixed[one], moving[one].detach(), (seen > 0).to(seen.dtype), averaged)
             mean = (cells.errors.expected * cells.weights).sum() / cells.weights.sum().clamp_min(TINY)
             values.append(mean * self._scale(fixed.ndim - 2))
         return torch.stack(values)
@@ -232,7 +241,7 @@ class RegistrationError(LearnedMetric):
         found = []
         for item in range(len(fixed)):
             one = slice(item, item + 1)
-            cells = self._cells(fixed[one], moving[one], held[one], held[one])
+            cells = self._cells(fixed[one], moving[one], (held[one] > 0).to(fixed.dtype), held[one])
             found.append(self._spread_out(cells.errors.expected, cells, fixed[one]) * self._scale(fixed.ndim - 2))
         return torch.cat(found)
 
