@@ -25,6 +25,7 @@ LARGE, SMALL, ALIGNED = 3.0, 1.0, 0.25
 CONTRASTS = ("T1-T1", "T1-T2", "T1-FLAIR")
 OURS = "registration_error"
 COVERAGE = 0.9
+RESOLUTION = 0.5
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _coverage(
 
 
 def _halved(known: list[KnownError], judged: set[str]) -> Calibration:
-    return calibrate([pair for pair in known if pair.subject not in judged], "half", "the other half", "mm")
+    return calibrate([pair for pair in known if pair.subject not in judged], "half", "the other half", "mm", RESOLUTION)
 
 
 def verdict_rows(name: str, pairs: Sequence[Measured]) -> list[dict[str, object]]:

@@ -554,3 +554,14 @@ def test_summaries_of_another_length_are_refused(calibration: Calibration) -> No
         calibration.drift([1.0, 2.0])
     with pytest.raises(InputError, match="not finite"):
         calibration.drift([1.0, 2.0, math.nan])
+
+
+def test_lower_bounds_that_cannot_be_resolved_are_zero() -> None:
+    pairs = [known(f"s{n}", np.full(9, 1.0), np.full(9, 0.3), np.linspace(0.6, 1.4, 9)) for n in range(20)]
+    plain, floored = (calibrate(pairs, "m", "", "mm", resolution) for resolution in (0.0, 0.5))
+    expected = torch.tensor([0.3, 3.0])
+    low, high = floored.interval(expected, torch.full((2,), 0.2), 0.8, "voxel")
+    assert low[0] == 0
+    assert low[1] == plain.lower(expected, torch.full((2,), 0.2), 0.9, "voxel")[1] > 0.5
+    assert torch.equal(high, plain.interval(expected, torch.full((2,), 0.2), 0.8, "voxel")[1])
+    assert floored.interval(0.3, 0.2, 0.8, "voxel")[0] == 0.0 == floored.lower(0.3, 0.2, 0.9, "voxel")

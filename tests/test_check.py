@@ -18,7 +18,7 @@ import torch
 
 import regsim
 from regsim.applications.check import check
-from regsim.applications.check_pair import check_pair, default_working
+from regsim.applications.check_pair import check_pair, cut_alike, default_working
 from regsim.applications.check_regions import label_regions, sides, worst_places
 from regsim.errors import GridError, InputError, RegsimError, SettingsError, TransformError
 from regsim.evaluation.batch_rows import BatchResults, PairRow, pairs_csv
@@ -249,6 +249,34 @@ def test_pixels_are_worked_on_at_a_size_like_that_of_a_brain() -> None:
     assert default_working(Grid.of((100, 1024), 0.5), 2.0) == 2.0
 
 
+def test_images_of_another_scale_are_worked_on_at_their_own() -> None:
+    assert default_working(Grid.of((512, 1024), 0.00065), 1.0) == pytest.approx(1024 * 0.00065 / 256)
+    assert default_working(Grid.of((100, 150, 90), 0.1), 2.0) == pytest.approx(15 / 128)
+    assert default_working(Grid.of((20, 20, 20), 1.0), 2.0) == 2.0
+    assert default_working(Grid.of((80, 90, 80), 2.0), 2.0) == 2.0
+
+
+def test_a_micrograph_with_a_pixel_size_is_checked_at_its_scale() -> None:
+    section = Image.of_array(scene().data[0, 12].numpy(), (0.00065,) * 2, "section")
+    found = regsim.check(section, section)
+    assert found.results.limits.working == pytest.approx(0.00065)
+    assert found.expected_error < 5 * 0.00065
+
+
+def test_one_mask_that_cut_both_images_is_no_evidence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fixed, moved = (torch.rand(40, 40, 40, generator=generator) + 0.1 for _ in range(2))
+    axes = torch.arange(40) - 19.5
+    ball = axes[:, None, None] ** 2 + axes[:, None] ** 2 + axes**2 < 14**2
+    cut, share = cut_alike(fixed * ball, moved * ball, (8, 8, 8))
+    assert share == 1
+    assert not (cut & ball).any()
+    assert cut[~ball & (axes[:, None, None] ** 2 + axes[:, None] ** 2 + axes**2 < 17**2)].all()
+    own, share = cut_alike(fixed * ball, moved * ball.roll(1, 0), (8, 8, 8))
+    assert share < 0.2
+    assert own.float().mean() < 0.1
+
+
 def test_an_affine_without_an_inverse_is_refused() -> None:
     flat = Affine(3)
     with torch.no_grad():
@@ -307,7 +335,7 @@ def test_errors_scale_with_the_working_voxel(models: Models) -> None:
     assert found.verdict == "pass"
     coarse = check(mouse, mouse, model=str(models.good), working=0.9)
     assert (coarse.verdict, "at least 200" in coarse.reason) == ("cannot tell", True)
-    assert check(scene(0.02), scene(0.02), model=str(models.good)).verdict == "cannot tell"
+    assert check(scene(0.02), scene(0.02), model=str(models.good)).results.limits.working == pytest.approx(0.02)
 
 
 def test_few_voxels_little_overlap_and_thick_slices(models: Models) -> None:

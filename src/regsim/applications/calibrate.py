@@ -13,6 +13,7 @@ from regsim.applications.residual_pairs import registered_pair
 from regsim.errors import InputError, RegsimError
 from regsim.evaluation.calibration import KnownError, calibrate, coverage_table
 from regsim.evaluation.calibration_rows import CoverageRow
+from regsim.evaluation.check_rows import RESOLVABLE
 from regsim.evaluation.known_errors import Judged, judge_made_pairs, pair_figures
 from regsim.images.image import Image
 from regsim.metrics.error_calibration import Calibration
@@ -85,24 +86,30 @@ def calibrate_files(asked: CalibrateRequest, target: Path, on_pair: OnPair = lam
     judged: list[Judged] = []
     left_out: list[str] = []
     dims: set[int] = set()
+    units: set[str] = set()
     for number, files in enumerate(pairs):
         on_pair(files.name)
         try:
-            subject = _subject(files, metric, asked.spacing)
+            subject, unit = _subject(files, metric, asked.spacing)
             judged += judge_pair(subject, metric, asked.draws, asked.registered, asked.seed + number)
         except RegsimError as problem:
             left_out.append(f"{files.name}: {problem}")
             continue
         dims.add(3 if min(subject.shape) > 1 else 2)
+        units.add(unit)
     if not judged:
         raise InputError(f"'{asked.pairs}': no pair can be used; the first: {left_out[0]}")
     if len(dims) > 1:
         raise InputError(f"'{asked.pairs}': holds pictures and volumes; calibrate them apart")
+    if len(units) > 1:
+        raise InputError(f"'{asked.pairs}': holds images in mm and in pixels; calibrate them apart, or give --spacing")
     known = [each.known for each in judged]
     if len({each.subject for each in known}) == 1:
         raise InputError(f"'{asked.pairs}': pairs of one subject only; a calibration needs two at least, better 20")
-    model = metric.cards[dims.pop()].name
-    made = calibrate(known, model, f"{len(pairs) - len(left_out)} pairs of {asked.pairs.name}", _unit(pairs[0], asked))
+    settings = metric.settings(dims.pop())
+    model, resolution = metric.cards[settings.dims].name, RESOLVABLE * settings.spacing
+    description = f"{len(pairs) - len(left_out)} pairs of {asked.pairs.name}"
+    made = calibrate(known, model, description, units.pop(), resolution)
     made.write(target)
     return Calibrated(made, left_one_out(known, made), pair_figures(judged), left_out)
 
@@ -118,7 +125,7 @@ def judge_pair(subject: Subject, metric: RegistrationError, draws: int, register
 
     found: list[Judged] = []
     for part, (low, high) in enumerate((SMALL_ERRORS, ALL_ERRORS)):
-        maker = PairMaker([subject], _pair_settings(subject, settings, (low, high), "log" if low else "uniform"))
+        maker = PairMaker([subject], _pair_settings(subject, settings, (low, high)))
         found += judge_made_pairs(metric, maker, (draws + 1 - part) // 2, generator, change)
     return found
 
@@ -131,7 +138,8 @@ def left_one_out(known: list[KnownError], made: Calibration) -> list[CoverageRow
     tables = []
     for subject in subjects:
         rest, own = ([each for each in known if (each.subject == subject) is inside] for inside in (False, True))
-        tables.append(coverage_table(calibrate(rest, made.model, made.description, made.unit), own))
+        others = calibrate(rest, made.model, made.description, made.unit, made.resolution)
+        tables.append(coverage_table(others, own))
     return [_together(list(rows)) for rows in zip(*tables, strict=True)]
 
 
@@ -146,8 +154,8 @@ def _together(rows: list[CoverageRow]) -> CoverageRow:
     return rows[0].model_copy(update={**means, **changes})
 
 
-def _subject(files: PairFiles, metric: RegistrationError, spacing: float | None) -> Subject:
-    """Both images on one grid of the metric's working spacing."""
+def _subject(files: PairFiles, metric: RegistrationError, spacing: float | None) -> tuple[Subject, str]:
+    """Both images on one grid of the metric's working spacing, and the unit of their errors."""
     fixed, moving = read_pair(files.fixed, files.moving, files.fixed_mask, files.moving_mask, spacing)
     transform = None if files.initial is None else read_transform(files.initial, fixed.ndim)
     if transform is not None or not moving.grid.same_as(fixed.grid):
@@ -157,7 +165,7 @@ def _subject(files: PairFiles, metric: RegistrationError, spacing: float | None)
         replace(_evenly(_masked(fixed), step), name="fixed"),
         replace(_evenly(_masked(moving), step), name="moving"),
     ]
-    return make_subject(files.subject or files.name, images, None, step)
+    return make_subject(files.subject or files.name, images, None, step), fixed.grid.unit
 
 
 def _masked(image: Image) -> Image:
@@ -173,18 +181,19 @@ def _evenly(image: Image, step: float) -> Image:
     return replace(warp(coarser(image, step), None, even), mask=None)
 
 
-def _pair_settings(
-    subject: Subject, settings: ErrorNetworkSettings, error: tuple[float, float], distribution: str
-) -> PairSettings:
-    """Plain pairs: no restyling, no window, a little noise, so that an image beside itself is no trivial pair."""
+def _pair_settings(subject: Subject, settings: ErrorNetworkSettings, error: tuple[float, float]) -> PairSettings:
+    """Plain pairs: no restyling, no window, a little noise, so that an image beside itself is no trivial pair.
+
+    Errors are drawn evenly from 0, or evenly in the logarithm where the smallest is above 0.
+    """
     sides = sorted(subject.shape)[-settings.dims :]
     size = min(LARGEST_CROP, max(sides)) // settings.side * settings.side
-    if size < LEAST_CROP or min(subject.seen.nonzero().amax(dim=0) + 1) < 1:
+    if size < LEAST_CROP:
         raise InputError(f"'{subject.name}' is too small to be moved: {size} voxels of {settings.spacing:g}")
     low, high = error
     motion = MotionSettings(
         error=(low * settings.spacing / 2, high * settings.spacing / 2),
-        distribution="log" if distribution == "log" else "uniform",
+        distribution="log" if low > 0 else "uniform",
         aligned=0.0,
         rigid=0.35,
         affine=0.15,
@@ -204,8 +213,3 @@ def _pair_settings(
         window=WindowSettings(disc=0.0, box=0.0),
         least_content=0.0,
     )
-
-
-def _unit(files: PairFiles, asked: CalibrateRequest) -> str:
-    fixed, _ = read_pair(files.fixed, files.moving, None, None, asked.spacing)
-    return fixed.grid.unit

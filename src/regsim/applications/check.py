@@ -140,7 +140,8 @@ def check_with(
         _check_labels(labels, fixed)
     pair = check_pair(fixed, moved, mask, transform, carry)
     box = box_around(pair.mask, fixed.grid, AROUND * ready.limits.working)
-    found = ready.measure(pair.part(box), device)
+    part = pair.part(box).without_common_cut(AROUND * ready.limits.working)
+    found = ready.measure(part, device)
     regions = _regions(found, None if labels is None else labels.data[0][box])
     folding = None if transform is None else jacobian_row(transform, replace(pair.fixed, mask=pair.mask[None].float()))
     scores, missing = score_rows(settings.scores, found.part, drivers)
@@ -149,7 +150,7 @@ def check_with(
             "fixed": _facts(fixed),
             "moved": _facts(moved),
             "scores": tuple(scores),
-            "notes": (*pair.notes, *_notes(found, regions, labels), *driver_note(drivers), *missing),
+            "notes": (*part.notes, *_notes(found, regions, labels), *driver_note(drivers), *missing),
             "seconds": time.perf_counter() - began,
         }
     )

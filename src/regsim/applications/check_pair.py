@@ -1,10 +1,12 @@
 """What a check compares: both images on the fixed grid, where both have data, and the voxels that are judged."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from scipy import ndimage
 
 from regsim.errors import GridError, InputError
 from regsim.images.grid import Grid
@@ -17,6 +19,11 @@ from regsim.transforms.warp import warp
 
 AROUND = 8
 PIXELS_ACROSS = 256
+MUCH_FINER, FEWEST_ACROSS, VOXELS_ACROSS = 4, 32, 128
+ALIKE = 0.1
+"""Where less than this share of the zeros' outline differs between the images, one and the same mask has cut both."""
+COMMON = 0.5
+CUT = "Both images are cut along the same outline, as by one mask. That outline is not taken as evidence of alignment."
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,13 @@ class CheckPair:
     held: torch.Tensor
     overlap: float
     notes: tuple[str, ...] = ()
+
+    def without_common_cut(self, reach: float) -> "CheckPair":
+        """The same, not looked at where one mask has cut both images, found within `reach` (physical units)."""
+        voxels = [max(1, round(reach / step)) for step in reversed(self.fixed.grid.spacing)]
+        cut, share = cut_alike(self.fixed.data[0], self.moved.data[0], voxels)
+        told = (*self.notes, CUT) if share > COMMON else self.notes
+        return replace(self, held=self.held & (~cut | self.mask), notes=told)
 
     def part(self, box: tuple[slice, ...]) -> "CheckPair":
         """The pair within a box of voxels."""
@@ -116,10 +130,40 @@ def part_of(image: Image, box: tuple[slice, ...]) -> Image:
 
 
 def default_working(grid: Grid, own: float) -> float:
-    """Side of a working voxel: the model's own, or the images' where much coarser; in pixels, 256 of them on the longest side."""
-    if grid.unit == "mm":
-        return working_spacing(min(grid.spacing), own)
-    return float(max(1, math.ceil(max(grid.size) / PIXELS_ACROSS)))
+    """Side of a working voxel: the model's own, or the images' where much coarser; in pixels, 256 of them on the longest side.
+
+    Images whose voxels are finer than a quarter of the model's own, less than 32 of which the longest side would hold, show
+    another scale, a mouse or cells: 256 of them (a picture) or 128 (a volume) then, none finer than the images'.
+    """
+    if grid.unit != "mm":
+        return float(max(1, math.ceil(max(grid.size) / PIXELS_ACROSS)))
+    found = working_spacing(min(grid.spacing), own)
+    longest = max(n * step for n, step in zip(grid.size, grid.spacing, strict=True))
+    if min(grid.spacing) * MUCH_FINER >= found or longest >= FEWEST_ACROSS * found:
+        return found
+    return max(min(grid.spacing), longest / (PIXELS_ACROSS if grid.ndim == 2 else VOXELS_ACROSS))
+
+
+def cut_alike(fixed: torch.Tensor, moved: torch.Tensor, reach: Sequence[int]) -> tuple[torch.Tensor, float]:
+    """Where both images are zero because the same mask has cut them: its outline tells nothing of the anatomy.
+
+    Zeros that anatomy leaves (air, a skull that was taken off) have an outline of their own in each image. Within `reach`
+    voxels, along each axis of the arrays `(*shape)`, of such a place hardly any voxel beside the common zeros is zero in one
+    image alone.
+
+    Returns:
+        Bool, `(*shape)`; and the share of the zeros' outline that is so.
+    """
+    zero = [(image == 0).numpy() for image in (fixed, moved)]
+    both, one = zero[0] & zero[1], zero[0] ^ zero[1]
+    outline = both & ndimage.binary_dilation(~both)
+    differs = one & ndimage.binary_dilation(both)
+    sizes = [2 * length + 1 for length in reach]
+    around, apart = (
+        ndimage.uniform_filter(each.astype("float32"), sizes, mode="constant") for each in (outline, differs)
+    )
+    cut = both & (around > 1e-6) & (apart < ALIKE * around)
+    return torch.from_numpy(cut), float(cut[outline].mean()) if outline.any() else 0.0
 
 
 def _check(fixed: Image, moved: Image) -> None:

@@ -120,7 +120,7 @@ def _physical(grid: Grid, stack: int, position: int) -> float:
 def _around(grid: Grid, plane: _Plane, point: tuple[float, ...], reach: float) -> Grid:
     """A square of the display grid around a point; it may reach beyond the images."""
     index = grid.physical_to_index(torch.tensor(point, dtype=torch.float64)).round()
-    more = max(4, round(reach / grid.spacing[0]))
+    more = min(max(4, round(reach / grid.spacing[0])), max(grid.size))
     first, size = index.clone(), list(grid.size)
     for axis in range(grid.ndim):
         first[axis] = index[axis] - more if axis != plane.stack else index[axis]

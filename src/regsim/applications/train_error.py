@@ -11,10 +11,11 @@ from regsim.applications.subjects import OnMessage
 from regsim.applications.training_job import TrainingJob
 from regsim.errors import InputError
 from regsim.evaluation.calibration import calibrate
+from regsim.evaluation.check_rows import RESOLVABLE
 from regsim.evaluation.known_errors import Judged, judge_made_pairs, pair_figures
 from regsim.metrics.error_network import ErrorNetwork
 from regsim.metrics.registration_error import CALIBRATION, RegistrationError
-from regsim.misalign.error_pairs import ErrorPairMaker, ErrorPairs
+from regsim.misalign.error_pairs import ErrorPairMaker, ErrorPairs, ErrorPairSettings
 from regsim.misalign.pairs import PairMaker
 from regsim.misalign.sources import Subject
 from regsim.training.error_features import FeatureStore
@@ -86,9 +87,8 @@ class ErrorJob(TrainingJob):
         if len({each.subject for each in known}) < FEWEST_TO_CALIBRATE:
             return {**figures, "note": "one test subject: no calibration"}
         description = f"made pairs of {len(self.parts.test)} test subjects, restyled as in training"
-        calibrate(known, self.recipe.name, description, "mm" if self.recipe.dims == 3 else "px").write(
-            self.work / CALIBRATION
-        )
+        unit, resolution = "mm" if self.recipe.dims == 3 else "px", RESOLVABLE * self.recipe.network.spacing
+        calibrate(known, self.recipe.name, description, unit, resolution).write(self.work / CALIBRATION)
         return figures
 
     def _judged(self) -> list[Judged]:
@@ -101,13 +101,29 @@ class ErrorJob(TrainingJob):
 
 
 class _Mixed:
-    """Pairs as they are drawn, and pairs that the driver registered, in the recipe's shares."""
+    """Pairs as they are drawn and pairs that the driver registered, of any subject or between two contrasts, in the recipe's shares."""
 
     def __init__(self, subjects: list[Subject], recipe: ErrorRecipe):
-        self.drawn = ErrorPairMaker(subjects, recipe.pairs)
-        self.registered = ResidualPairMaker(ErrorPairMaker(subjects, recipe.registered_pairs or recipe.pairs))
-        self.share = recipe.registered
+        registered = recipe.registered_pairs or recipe.pairs
+        several = [subject for subject in subjects if len(subject.images) > 1]
+        self.any = _Makers(subjects, recipe.pairs, registered)
+        self.between = _Makers(several, *map(_of_contrasts, (recipe.pairs, registered))) if several else self.any
+        self.registered, self.between_contrasts = recipe.registered, recipe.between_contrasts
 
     def __call__(self, count: int, generator: torch.Generator) -> ErrorPairs:
-        chosen = float(torch.rand((), generator=generator)) < self.share
-        return self.registered(count, generator) if chosen else self.drawn(count, generator)
+        registered, between = (float(each) for each in torch.rand(2, generator=generator))
+        makers = self.between if between < self.between_contrasts else self.any
+        return (makers.registered if registered < self.registered else makers.drawn)(count, generator)
+
+
+class _Makers:
+    """Both kinds of pairs of some subjects."""
+
+    def __init__(self, subjects: list[Subject], drawn: ErrorPairSettings, registered: ErrorPairSettings):
+        self.drawn = ErrorPairMaker(subjects, drawn)
+        self.registered = ResidualPairMaker(ErrorPairMaker(subjects, registered))
+
+
+def _of_contrasts(settings: ErrorPairSettings) -> ErrorPairSettings:
+    """The same, always two contrasts of one subject."""
+    return settings.model_copy(update={"pairs": settings.pairs.model_copy(update={"pairing": ("contrasts",)})})

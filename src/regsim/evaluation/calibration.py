@@ -89,7 +89,9 @@ class _Values:
         return found.clip(0, 1)
 
 
-def calibrate(pairs: Sequence[KnownError], model: str, description: str, unit: str) -> Calibration:
+def calibrate(
+    pairs: Sequence[KnownError], model: str, description: str, unit: str, resolution: float = 0.0
+) -> Calibration:
     """Fit a calibration; see `Calibration` for the formula and what it promises.
 
     Args:
@@ -97,6 +99,7 @@ def calibrate(pairs: Sequence[KnownError], model: str, description: str, unit: s
         model: whose predictions these are.
         description: what the pairs are, for those who read the file.
         unit: of the errors, such as "mm".
+        resolution: lower bounds below it are 0.
 
     Raises:
         InputError: no pairs, one subject only, values that are not finite or negative, lengths that differ.
@@ -116,6 +119,7 @@ def calibrate(pairs: Sequence[KnownError], model: str, description: str, unit: s
         subjects=len(subjects),
         pairs=len(pairs),
         voxels=sum(pair.voxel_truth.size for pair in pairs),
+        resolution=resolution,
         quantiles=quantiles,
         summaries=_summaries(pairs, subjects),
     )

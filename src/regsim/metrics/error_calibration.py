@@ -99,6 +99,8 @@ class Calibration(Settings):
         r = (log(t + D) - log(e + D)) / s                        score of a calibration value
         bound at probability p = exp(log(e + D) + Q(p) s) - D    at least 0; Q(p): the quantile of the scores
 
+    Lower bounds below `resolution` are 0: errors that small are not told apart from none.
+
     The score is scaled by s, so a spread that is too wide is shrunk and one that is too narrow is widened. A constant
     that is added to quantiles (conformal quantile regression) cannot shrink an interval by a factor, and a true error
     that is often exactly 0 puts many equal values (an atom) into plain residuals, where quantiles say nothing; here the
@@ -129,6 +131,7 @@ class Calibration(Settings):
     subjects: int = Field(ge=2)
     pairs: int = Field(ge=2)
     voxels: int = Field(ge=2)
+    resolution: float = Field(default=0.0, ge=0, le=100)
     probabilities: tuple[float, ...] = PROBABILITIES
     quantiles: dict[Level, tuple[float, ...]]
     summaries: Summaries
@@ -193,8 +196,8 @@ class Calibration(Settings):
         return _bound(expected, spread, self._quantile(_one_sided(probability), level))
 
     def lower(self, expected: Values, spread: Values, probability: float, level: Level) -> Values:
-        """The error that is reached or exceeded with this probability; arguments and errors as for `upper`."""
-        return _bound(expected, spread, self._quantile(1 - _one_sided(probability), level))
+        """The error that is reached or exceeded with this probability, 0 where that is below `resolution`; else as `upper`."""
+        return self._resolved(_bound(expected, spread, self._quantile(1 - _one_sided(probability), level)))
 
     def interval(self, expected: Values, spread: Values, coverage: float, level: Level) -> tuple[Values, Values]:
         """The central interval, `(lower, upper)`: the truth lies above or below it with `(1 - coverage) / 2` each.
@@ -211,9 +214,14 @@ class Calibration(Settings):
         """
         tail = _tail(coverage)
         return (
-            _bound(expected, spread, self._quantile(tail, level)),
+            self._resolved(_bound(expected, spread, self._quantile(tail, level))),
             _bound(expected, spread, self._quantile(1 - tail, level)),
         )
+
+    def _resolved(self, lower: Values) -> Values:
+        if isinstance(lower, torch.Tensor):
+            return torch.where(lower < self.resolution, torch.zeros_like(lower), lower)  # NaN stays NaN
+        return 0.0 if lower < self.resolution else lower
 
     def guaranteed(self, coverage: float) -> bool:
         """Whether there are subjects enough for the bounds of this central interval to hold for a new subject.
