@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +78,23 @@ def _ruled(pair: Measured, calibration: Calibration) -> Measured:
         Findings(
             expected=pair["expected"], lower=low, upper=high, coverage=COVERAGE, voxels=pair["working_voxels"],
             overlap=pair["overlap"], unrelated=pair["unrelated"], distance=drift.distance, typical=drift.typical,
+            folded=folded(pair["name"]),
         ),
         Limits(pass_at=2.0, fail_at=4.0, working=2.0),
     )  # fmt: skip
     changes = {"lower": low, "upper": high, "verdict": ruling.verdict, "reason": ruling.reason}
     changes |= {"distance": drift.distance, "typical": drift.typical}
     return Measured({**pair.about, **changes}, known)
+
+
+def folded(name: str) -> float | None:
+    """The transform's share of folding voxels, where the pair's name states it: those are judged as `--transform` does.
+
+    >>> folded("0013 br002/ses1 T1-T2 over-warped 21 % folded"), folded("0014 msl04 T1-FLAIR good small motion")
+    (0.21, None)
+    """
+    found = re.search(r"(\d+) % folded", name)
+    return int(found[1]) / 100 if found else None
 
 
 def local_rows(pairs: Sequence[Measured]) -> list[dict[str, object]]:

@@ -565,3 +565,12 @@ def test_lower_bounds_that_cannot_be_resolved_are_zero() -> None:
     assert low[1] == plain.lower(expected, torch.full((2,), 0.2), 0.9, "voxel")[1] > 0.5
     assert torch.equal(high, plain.interval(expected, torch.full((2,), 0.2), 0.8, "voxel")[1])
     assert floored.interval(0.3, 0.2, 0.8, "voxel")[0] == 0.0 == floored.lower(0.3, 0.2, 0.9, "voxel")
+
+
+def test_the_file_keeps_the_reliability_curve(tmp_path: Path) -> None:
+    pairs = [known(f"s{n}", np.linspace(0.5, 5, 40), np.full(40, 0.2), np.linspace(0.6, 5.1, 40)) for n in range(4)]
+    made = calibrate(pairs, "m", "", "mm")
+    points = reliability(made, pairs, "voxel")
+    assert made.reliability["voxel"] == tuple((p.predicted, p.observed, p.lower, p.upper) for p in points)
+    made.write(tmp_path / "c.json")
+    assert Calibration.of_json(tmp_path / "c.json") == made

@@ -131,6 +131,8 @@ CASES = [
     ({"folded": 0.0}, "pass", "within"),
     ({"folded": 0.01}, "review", "folds 1.0 % of the mask"),
     ({"folded": 0.009}, "pass", "within"),
+    ({"folded": 0.05}, "review", "folds 5.0 % of the mask"),
+    ({"folded": 0.06}, "fail", "folds 6.0 % of the mask, where no anatomy can"),
     ({"unrelated": 0.099}, "pass", "within"),
     ({"unrelated": 0.1}, "review", "unrelated in 10 % of the mask, most in label 3"),
     ({"unrelated": 0.35}, "review", "35 %"),

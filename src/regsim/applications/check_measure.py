@@ -166,6 +166,11 @@ class Measured:
         """What the numbers rest on."""
         calibration, card = self.judge.calibration, self.judge.metric.cards[self.part.fixed.ndim]
         drift = calibration.drift(self.estimate.summary)
+        scale = self.estimate.scale
+        curves = {
+            level: tuple((a * scale, b * scale, c * scale, d * scale) for a, b, c, d in points)
+            for level, points in calibration.reliability.items()
+        }
         return Trust(
             model=card.name,
             data=tuple(source.name for source in card.data),
@@ -177,6 +182,7 @@ class Measured:
             distance=drift.distance,
             typical=drift.typical,
             p_value=drift.p_value,
+            reliability=curves,
         )
 
     def _region(self, region: Region) -> RegionRow:

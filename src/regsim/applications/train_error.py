@@ -101,7 +101,7 @@ class ErrorJob(TrainingJob):
 
 
 class _Mixed:
-    """Pairs as they are drawn and pairs that the driver registered, of any subject or between two contrasts, in the recipe's shares."""
+    """Pairs as drawn and pairs that the driver registered, of any subject or between two contrasts, in the recipe's shares."""
 
     def __init__(self, subjects: list[Subject], recipe: ErrorRecipe):
         registered = recipe.registered_pairs or recipe.pairs

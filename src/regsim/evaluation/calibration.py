@@ -112,7 +112,7 @@ def calibrate(
         values = _gather(pairs, level)
         scores = scaled_residual(values.truth, values.expected, values.spread)
         quantiles[level] = quantile_table(scores, values.weights, len(subjects))
-    return Calibration(
+    made = Calibration(
         model=model,
         description=description,
         unit=unit,
@@ -123,6 +123,12 @@ def calibrate(
         quantiles=quantiles,
         summaries=_summaries(pairs, subjects),
     )
+    curves = {level: tuple(map(_four, reliability(made, pairs, level))) for level in LEVELS}
+    return made.model_copy(update={"reliability": curves})
+
+
+def _four(point: ReliabilityPoint) -> tuple[float, float, float, float]:
+    return point.predicted, point.observed, point.lower, point.upper
 
 
 def quantile_table(scores: Array, weights: Array, subjects: int) -> tuple[float, ...]:

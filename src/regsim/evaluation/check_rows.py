@@ -29,7 +29,8 @@ class Limits(Settings):
     `fewest_voxels`: working voxels in the mask. `least_overlap`: share of the mask where both images have data.
     `some_unrelated`, `most_unrelated`: shares of the mask where the images seem unrelated, from which on a pair no longer
     passes, and beyond which nothing can be told. `drift_factor`: how many times farther from the calibration's pairs than
-    95 % of them. `most_folded`: share of folding voxels that a pass may have.
+    95 % of them. `most_folded`, `too_folded`: shares of folding voxels from which on a pair no longer passes, and beyond which
+    it fails.
     """
 
     pass_at: float = Field(gt=0)
@@ -41,6 +42,7 @@ class Limits(Settings):
     most_unrelated: float = Field(default=0.35, ge=0, le=1)
     drift_factor: float = Field(default=2.0, gt=0)
     most_folded: float = Field(default=0.01, ge=0, le=1)
+    too_folded: float = Field(default=0.05, ge=0, le=1)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -132,7 +134,11 @@ class Histogram(Settings):
 
 
 class Trust(Settings):
-    """How far the numbers can be trusted. `distance`, `typical`: of the pair from the calibration's, see `Drift`."""
+    """How far the numbers can be trusted.
+
+    `distance`, `typical`: of the pair from the calibration's, see `Drift`. `reliability`: for voxels, regions and means, bins
+    of the calibration's pairs: expected error, true error, and the ends of their 90 % interval, in the images' unit.
+    """
 
     model: str
     data: tuple[str, ...] = ()
@@ -144,6 +150,7 @@ class Trust(Settings):
     distance: float
     typical: float
     p_value: float
+    reliability: dict[str, tuple[tuple[float, float, float, float], ...]] = Field(default_factory=dict)
 
 
 class CheckResults(Settings):

@@ -44,8 +44,9 @@ def judge(found: Findings, limits: Limits) -> Ruling:
 
     "cannot tell": too few voxels, too little overlap, too much that seems unrelated, a pair unlike the calibration's, or an
     interval from below half the pass limit to above twice the fail limit. Else "fail": the whole interval lies above the fail
-    limit, or the expected error does and the interval above the pass limit. "pass": the whole interval lies within the pass
-    limit, and neither folding nor what seems unrelated speaks against it. "review": all else.
+    limit, or the expected error does and the interval above the pass limit, or the transform folds too much. "pass": the
+    whole interval lies within the pass limit, and neither folding nor what seems unrelated speaks against it. "review": all
+    else.
 
     Example:
         >>> found = Findings(
@@ -60,6 +61,12 @@ def judge(found: Findings, limits: Limits) -> Ruling:
     error = _error(found, limits)
     if found.lower > limits.fail_at or (found.expected > limits.fail_at and found.lower > limits.pass_at):
         return Ruling("fail", f"{error}: above the limit of {limits.fail_at:g} {found.unit}.")
+    if found.folded is not None and found.folded > limits.too_folded:
+        most = _percent(limits.too_folded)
+        return Ruling(
+            "fail",
+            f"The transform folds {_percent(found.folded)} of the mask, where no anatomy can; at most {most} may.",
+        )
     doubt = _doubt(found, limits)
     if found.upper <= limits.pass_at:
         within = f"{error}: within the limit of {limits.pass_at:g} {found.unit}"

@@ -118,6 +118,9 @@ class Calibration(Settings):
     Levels: "voxel" (one voxel), "region" (the mean over one region), "mean" (the mean over the mask); for the last two e
     and s are the means over the voxels.
 
+    `reliability`: for readers, not used: means of expected error, true error and bounds of the 90 % interval in bins of
+    expected error of the calibration's own pairs.
+
     References:
         Dunn, Wasserman and Ramdas 2022, doi:10.1080/01621459.2022.2060112 (subjects of many values).
         Lee, Barber and Willett 2023, doi:10.48550/arXiv.2306.06342 (the weight 1 / (n + 1) of a new subject).
@@ -134,6 +137,7 @@ class Calibration(Settings):
     resolution: float = Field(default=0.0, ge=0, le=100)
     probabilities: tuple[float, ...] = PROBABILITIES
     quantiles: dict[Level, tuple[float, ...]]
+    reliability: dict[Level, tuple[tuple[float, float, float, float], ...]] = Field(default_factory=dict)
     summaries: Summaries
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ MAP = "plasma"
 OPACITY = 0.55
 HATCH = 200
 SMALLEST, PERIOD = 420, 10
+RELIABILITY = (("mean", "mean over a pair"), ("voxel", "single voxels"))
 
 
 def colour_bar(count: int = 17) -> list[str]:
@@ -83,6 +84,33 @@ def histogram(results: CheckResults, theme: figures.Theme) -> bytes:
     legend = axes.legend(frameon=False, fontsize=9, loc="upper right")
     for text in legend.get_texts():
         text.set_color(theme.ink)
+    return figures.as_svg(figure)
+
+
+def reliability(results: CheckResults, theme: figures.Theme) -> bytes:
+    """True against expected error on the calibration's pairs, with this pair's expected error, as SVG."""
+    curves = results.trust.reliability
+    panels = [(level, title) for level, title in RELIABILITY if len(curves.get(level, ())) > 1]
+    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    for axes, (level, title) in zip(np.atleast_1d(figure.subplots(1, max(1, len(panels)))), panels, strict=False):
+        predicted, observed, lower, upper = np.array(curves[level]).T
+        end = 1.05 * max(predicted.max(), observed.max(), results.limits.fail_at)
+        axes.set_facecolor("none")
+        axes.plot([0, end], [0, end], color=theme.line, linewidth=1)
+        axes.fill_between(predicted, lower, upper, color=theme.cost, alpha=0.2, linewidth=0, label="90 % interval")
+        axes.plot(predicted, observed, "o-", color=theme.cost, markersize=4, linewidth=1.3, label="mean true error")
+        if level == "mean" and results.expected_error < end:
+            axes.axvline(results.expected_error, color=theme.penalty, linewidth=1.2, linestyle="--", label="this pair")
+        axes.set_xlim(0, end)
+        axes.set_ylim(0, end)
+        axes.set_title(title, fontsize=10, color=theme.ink)
+        axes.set_xlabel(f"expected error ({results.unit})", color=theme.ink)
+        axes.set_ylabel(f"true error ({results.unit})", color=theme.ink)
+        axes.tick_params(colors=theme.ink, labelsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(theme.line)
+        for text in axes.legend(frameon=False, fontsize=9, loc="upper left").get_texts():
+            text.set_color(theme.ink)
     return figures.as_svg(figure)
 
 

@@ -67,6 +67,7 @@ def render_check_page(results: CheckResults, provenance: Provenance | None = Non
         marks=[results.limits.largest * part / 5 for part in range(6)],
         places=[_place(results, views, number) for number in range(len(results.places))],
         histogram=_themed(lambda theme: check_figures.histogram(results, theme)),
+        reliability=_reliability(results),
         folding=folding_sentence(results),
         style=Markup(page.asset("style.css") + page.asset("check.css")),  # ours, not a user's
         script=Markup(script),
@@ -166,6 +167,13 @@ def _place(results: CheckResults, views: Views, number: int) -> ShownPlace:
 
 def _uri(pixels: check_figures.Pixels) -> str:
     return pictures.data_uri(pictures.png(pixels))
+
+
+def _reliability(results: CheckResults) -> dict[str, str] | None:
+    """None where the calibration holds no curve."""
+    if not any(len(points) > 1 for points in results.trust.reliability.values()):
+        return None
+    return _themed(lambda theme: check_figures.reliability(results, theme))
 
 
 def _themed(draw: Callable[[figures.Theme], bytes]) -> dict[str, str]:
