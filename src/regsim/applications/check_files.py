@@ -18,7 +18,6 @@ from regsim.images.image import Image
 from regsim.images.io import read_image, write_image
 from regsim.output import check_folder, now, sha256, size_in_bytes, staged, versions, write_text
 from regsim.report import write_check_page
-from regsim.settings import Settings
 from regsim.transforms.files import read_transform
 
 MAPS = ("error_map", "error_lower", "error_upper", "unrelated")
@@ -26,21 +25,14 @@ STALE = ("views.npz", "run.json", *(f"{name}.nii.gz" for name in MAPS))
 OTHERS = ("results.json", "landscape.json", "card.json", "sweep.json")
 
 
-class CheckRequest(Settings):
-    """What `regsim check` was asked to do; see the command's help for each option."""
+class CheckRequest(CheckSettings):
+    """What `regsim check` was asked to do: the files, and how the pair is judged; see the command's help for each option."""
 
     fixed: Path
     moved: Path
     mask: Path | None = None
     labels: Path | None = None
     transform: Path | None = None
-    model: str = ""
-    calibration: Path | None = None
-    coverage: float = Field(default=0.9, gt=0, lt=1)
-    pass_at: float | None = Field(default=None, gt=0)
-    fail_at: float | None = Field(default=None, gt=0)
-    working: float = Field(default=0.0, ge=0)
-    driver: tuple[str, ...] = ()
     spacing: float | None = Field(default=None, gt=0)
     seed: int = 0
     device: str = "cpu"
@@ -89,8 +81,9 @@ def check_files(asked: CheckRequest, folder: Path) -> CheckResults:
 def settings_of(asked: CheckRequest) -> CheckSettings:
     """How the pair is judged; the driver is looked up beside the moved image where none is named."""
     driver = asked.driver or drivers_beside(asked.moved)
-    names = ("model", "calibration", "coverage", "pass_at", "fail_at", "working")
-    return CheckSettings.checked({**{name: getattr(asked, name) for name in names}, "driver": driver})
+    return CheckSettings.checked(
+        {**{name: getattr(asked, name) for name in CheckSettings.model_fields}, "driver": driver}
+    )
 
 
 def write_check(found: CheckResult, folder: Path, run: Provenance) -> CheckResults:

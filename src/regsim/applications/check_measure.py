@@ -168,7 +168,7 @@ class Measured:
         drift = calibration.drift(self.estimate.summary)
         scale = self.estimate.scale
         curves = {
-            level: tuple((a * scale, b * scale, c * scale, d * scale) for a, b, c, d in points)
+            str(level): tuple((a * scale, b * scale, c * scale, d * scale) for a, b, c, d in points)
             for level, points in calibration.reliability.items()
         }
         return Trust(

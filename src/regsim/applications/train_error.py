@@ -69,7 +69,7 @@ class ErrorJob(TrainingJob):
 
     def _features(self, part: str, subjects: list[Subject], count: int, say: OnMessage) -> FeatureStore:
         """Of one part's pairs, in the folder of this very training; a killed run goes on with what is there."""
-        maker = _Mixed(subjects, self.recipe)
+        maker = Mixed(subjects, self.recipe)
         key = fingerprint(self.recipe, self.parts, NOT_OF_FEATURES)
         folder = self.work / f"{FEATURES}-{key[:16]}" / part
         seed = step_seed(self.recipe.trainer.seed, 0, 0, 0, part)
@@ -100,7 +100,7 @@ class ErrorJob(TrainingJob):
         return [one for maker in makers for one in judge_made_pairs(metric, maker, each, generator)]
 
 
-class _Mixed:
+class Mixed:
     """Pairs as drawn and pairs that the driver registered, of any subject or between two contrasts, in the recipe's shares."""
 
     def __init__(self, subjects: list[Subject], recipe: ErrorRecipe):
@@ -111,6 +111,7 @@ class _Mixed:
         self.registered, self.between_contrasts = recipe.registered, recipe.between_contrasts
 
     def __call__(self, count: int, generator: torch.Generator) -> ErrorPairs:
+        """One batch, all of it of one kind."""
         registered, between = (float(each) for each in torch.rand(2, generator=generator))
         makers = self.between if between < self.between_contrasts else self.any
         return (makers.registered if registered < self.registered else makers.drawn)(count, generator)
