@@ -27,6 +27,7 @@ CONTRASTS = ("T1-T1", "T1-T2", "T1-FLAIR")
 OURS = "registration_error"
 COVERAGE = 0.9
 RESOLUTION = 0.5
+DEFORMABLE = ("deformable", "diffeomorphic", "SyN", "convexAdam", "over-warped")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def _ruled(pair: Measured, calibration: Calibration) -> Measured:
             expected=pair["expected"], lower=low, upper=high, coverage=COVERAGE, voxels=pair["working_voxels"],
             overlap=pair["overlap"], unrelated=pair["unrelated"], distance=drift.distance, typical=drift.typical,
             folded=folded(pair["name"]),
+            likeness=likeness(pair),
         ),
         Limits(pass_at=2.0, fail_at=4.0, working=2.0),
     )  # fmt: skip
@@ -95,6 +97,12 @@ def folded(name: str) -> float | None:
     """
     found = re.search(r"(\d+) % folded", name)
     return int(found[1]) / 100 if found else None
+
+
+def likeness(pair: Measured) -> float | None:
+    """Local correlation where a deformable method left the pair: its transform would be known to a check."""
+    deformable = any(word in f"{pair['name']} {pair['kind']}" for word in DEFORMABLE)
+    return -pair.cost("lncc") if deformable else None
 
 
 def local_rows(pairs: Sequence[Measured]) -> list[dict[str, object]]:

@@ -131,6 +131,8 @@ CASES = [
     ({"folded": 0.0}, "pass", "within"),
     ({"folded": 0.01}, "review", "folds 1.0 % of the mask"),
     ({"folded": 0.009}, "pass", "within"),
+    ({"likeness": 0.8}, "pass", "within"),
+    ({"likeness": 0.79}, "review", "a deformation made images of different contrast fit (local correlation 0.79)"),
     ({"folded": 0.05}, "review", "folds 5.0 % of the mask"),
     ({"folded": 0.06}, "fail", "folds 6.0 % of the mask, where no anatomy can"),
     ({"unrelated": 0.099}, "pass", "within"),

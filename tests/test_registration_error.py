@@ -31,18 +31,14 @@ def head() -> torch.Tensor:
     return block("t1")
 
 
-@pytest.fixture(scope="module")
-def other_contrast() -> torch.Tensor:
-    return block("t2")
-
-
-def block(contrast: str) -> torch.Tensor:
+def block(contrast: str, voxels: int = 0) -> torch.Tensor:
+    """What the block shows where the head lies so many voxels further along x."""
     whole = coarser(rescaled(brain(contrast)), 2.0).batch
-    return whole[:, :, 22:70, 28:84, 22:74].contiguous()
+    return whole[:, :, 22:70, 28:84, 22 - voxels : 74 - voxels].contiguous()
 
 
-def moved(image: torch.Tensor, voxels: int) -> torch.Tensor:
-    return noisy(image.roll(voxels, -1), 3, 0.01).float()
+def moved(contrast: str, voxels: int) -> torch.Tensor:
+    return noisy(block(contrast, voxels), 3, 0.01).float()
 
 
 def inner(image: torch.Tensor) -> torch.Tensor:
@@ -59,22 +55,18 @@ def inner(image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("voxels", [1, 2, 4])
 def test_a_shift_is_read_in_mm(metric: RegistrationError, head: torch.Tensor, voxels: int) -> None:
-    found = metric.estimate(noisy(head, 2, 0.01).float(), moved(head, voxels), inner(head))
-    assert found.value == pytest.approx(2 * voxels, rel=0.2, abs=0.8)
+    found = metric.estimate(noisy(head, 2, 0.01).float(), moved("t1", voxels), inner(head))
+    assert found.value == pytest.approx(2 * voxels, rel=0.3)
     assert found.unrelated_share < 0.1
 
 
-def test_an_aligned_pair_reads_below_one_mm(
-    metric: RegistrationError, head: torch.Tensor, other_contrast: torch.Tensor
-) -> None:
-    for moving in (moved(head, 0), moved(other_contrast, 0)):
+def test_an_aligned_pair_reads_below_one_mm(metric: RegistrationError, head: torch.Tensor) -> None:
+    for moving in (moved("t1", 0), moved("t2", 0)):
         assert metric.estimate(noisy(head, 2, 0.01).float(), moving, inner(head)).value < 1
 
 
-def test_another_contrast_is_read_alike(
-    metric: RegistrationError, head: torch.Tensor, other_contrast: torch.Tensor
-) -> None:
-    values = [metric.estimate(head, moved(other_contrast, voxels), inner(head)).value for voxels in (0, 1, 2, 4)]
+def test_another_contrast_is_read_alike(metric: RegistrationError, head: torch.Tensor) -> None:
+    values = [metric.estimate(head, moved("t2", voxels), inner(head)).value for voxels in (0, 1, 2, 4)]
     assert values == sorted(values)
     assert values[-1] == pytest.approx(8, rel=0.35)
 
@@ -83,14 +75,14 @@ def test_noise_is_unrelated(metric: RegistrationError, head: torch.Tensor) -> No
     noise = textured(tuple(head.shape), 9).float()
     found = metric.estimate(head, noise, inner(head))
     assert found.unrelated_share > 0.5
-    aligned = metric.estimate(head, moved(head, 0), inner(head))
+    aligned = metric.estimate(head, moved("t1", 0), inner(head))
     assert aligned.unrelated_share < 0.05
 
 
 def test_only_one_side_moved_is_found_there(metric: RegistrationError, head: torch.Tensor) -> None:
-    moving = moved(head, 0)
+    moving = moved("t1", 0)
     half = head.shape[2] // 2
-    moving[:, :, half:] = moved(head, 3)[:, :, half:]
+    moving[:, :, half:] = moved("t1", 3)[:, :, half:]
     found = metric.estimate(head, moving, inner(head))
     below, above = inner(head), inner(head)
     below[:, :, half - 4 :], above[:, :, : half + 4] = False, False
@@ -101,7 +93,7 @@ def test_only_one_side_moved_is_found_there(metric: RegistrationError, head: tor
 
 
 def test_millimetres_follow_the_spacing(metric: RegistrationError, head: torch.Tensor) -> None:
-    pair = head, moved(head, 2)
+    pair = head, moved("t1", 2)
     plain = metric.estimate(*pair, inner(head)).value
     stated = RegistrationError(spacing=(2.0, 2.0, 2.0)).estimate(*pair, inner(head)).value
     small = RegistrationError(spacing=0.2, working=0.2).estimate(*pair, inner(head)).value
@@ -110,16 +102,16 @@ def test_millimetres_follow_the_spacing(metric: RegistrationError, head: torch.T
 
 
 def test_a_fine_grid_says_the_same(head: torch.Tensor, metric: RegistrationError) -> None:
-    fine = [torch.nn.functional.interpolate(each, scale_factor=2, mode="trilinear") for each in (head, moved(head, 2))]
+    fine = [torch.nn.functional.interpolate(each, scale_factor=2, mode="trilinear") for each in (head, moved("t1", 2))]
     mask = torch.nn.functional.interpolate(inner(head).float(), scale_factor=2) > 0
     found = metric.with_spacing((1.0, 1.0, 1.0)).estimate(*fine, mask)
     assert found.expected.shape == fine[0].shape
-    assert found.value == pytest.approx(metric.estimate(head, moved(head, 2), inner(head)).value, rel=0.15)
+    assert found.value == pytest.approx(metric.estimate(head, moved("t1", 2), inner(head)).value, rel=0.15)
 
 
 def test_thick_slices(head: torch.Tensor, metric: RegistrationError) -> None:
     """0.5 x 0.5 x 4 mm: every second plane, four voxels in plane for one."""
-    both = [each[:, :, ::2] for each in (head, moved(head, 2))]
+    both = [each[:, :, ::2] for each in (head, moved("t1", 2))]
     thick = [torch.nn.functional.interpolate(each, scale_factor=(1, 4, 4), mode="trilinear") for each in both]
     found = metric.with_spacing((4.0, 0.5, 0.5)).estimate(*thick, thick[0] > 0.2)
     assert found.expected.shape == thick[0].shape
@@ -133,8 +125,8 @@ def test_what_may_be_seen_is_wider_than_what_is_judged(metric: RegistrationError
     mask = torch.zeros_like(head, dtype=torch.bool)
     mask[:, :, 18:28, 22:32, 18:28] = True
     seen = torch.ones_like(head)
-    wide = metric.estimate(head, moved(head, 2), mask, seen)
-    narrow = metric.estimate(head, moved(head, 2), mask, mask)
+    wide = metric.estimate(head, moved("t1", 2), mask, seen)
+    narrow = metric.estimate(head, moved("t1", 2), mask, mask)
     assert wide.value == pytest.approx(4, rel=0.35)
     assert wide.mean_spread <= narrow.mean_spread + 0.05
     assert wide.expected.shape == head.shape
@@ -157,7 +149,7 @@ def test_no_gradient_flows(metric: RegistrationError) -> None:
 def test_bounds_hold_the_expected_error(metric: RegistrationError, head: torch.Tensor) -> None:
     calibration = metric.calibration(3)
     assert isinstance(calibration, Calibration)
-    found = metric.estimate(head, moved(head, 2), inner(head))
+    found = metric.estimate(head, moved("t1", 2), inner(head))
     low, high = found.interval(calibration, 0.9)
     assert 0 <= low <= found.value <= high
     lower, upper = found.bounds(calibration, 0.9)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from regsim.applications.residual_pairs import ResidualPairMaker
-from regsim.applications.train_error import Mixed
 from regsim.errors import InputError, SettingsError
 from regsim.metrics import load_metric
 from regsim.metrics.checkpoint import Card, read_card, save_model
@@ -160,28 +159,6 @@ def test_registered_pairs_keep_the_truth() -> None:
     for item in range(3):
         chosen = (pairs.content[item] > 0) & held[item]
         assert float(torch.corrcoef(torch.stack([pairs.fixed[item][chosen], back[item][chosen]]))[0, 1]) > 0.95
-
-
-def test_pairs_between_contrasts_come_from_people_with_several() -> None:
-    volume, nothing = torch.rand(20, 20, 20), torch.ones(20, 20, 20, dtype=torch.bool)
-    people = [
-        Subject("one", {"t1": volume}, None, nothing),
-        Subject("two", {"t2": volume, "flair": 1 - volume}, None, nothing),
-    ]
-    recipe = ErrorRecipe.checked({
-        "name": "r", "metric": "registration_error", "between_contrasts": 1.0, "crop": 4,
-        "network": {"dims": 3, "spacing": 1.0},
-        "stages": [{"objective": "likelihood of the true error", "steps": 1, "batch": 1, "learning_rate": 0.1}],
-        "pairs": {
-            "pairs": {"dims": 3, "size": 16, "window": {"disc": 0.0, "box": 0.0}},
-            "draws": [{"error": [0.1, 0.11]}], "unrelated": {"other": 0, "noise": 0, "turned": 0, "missing": 0, "patch": 0},
-        },
-    })  # fmt: skip
-    batch = Mixed(people, recipe)(2, torch.Generator().manual_seed(0)).batch
-    for fixed, moving, content in zip(batch.fixed, batch.moving, batch.content, strict=True):
-        assert float(torch.corrcoef(torch.stack([fixed[content > 0], moving[content > 0]]))[0, 1]) < -0.5
-    alone = Mixed(people[:1], recipe)(2, torch.Generator().manual_seed(0)).batch
-    assert float(torch.corrcoef(torch.stack([alone.fixed.flatten(), alone.moving.flatten()]))[0, 1]) > 0.5
 
 
 # --- features -------------------------------------------------------------------------------------------------------------

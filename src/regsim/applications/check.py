@@ -11,7 +11,7 @@ from regsim.applications.check_measure import CheckSettings, Judge, Measured
 from regsim.applications.check_pair import AROUND, CheckPair, box_around, check_pair
 from regsim.applications.check_pictures import place_plane
 from regsim.applications.check_regions import Region, label_regions, sides
-from regsim.applications.check_scores import driver_note, principle, score_rows
+from regsim.applications.check_scores import driver_note, is_deformable, likeness_of, principle, score_rows
 from regsim.errors import GridError, SettingsError
 from regsim.evaluation.accuracy import jacobian_row
 from regsim.evaluation.check_rows import CheckResults, Interval, RegionRow, ScoreRow, Trust, Verdict
@@ -145,7 +145,8 @@ def check_with(
     regions = _regions(found, None if labels is None else labels.data[0][box])
     folding = None if transform is None else jacobian_row(transform, replace(pair.fixed, mask=pair.mask[None].float()))
     scores, missing = score_rows(settings.scores, found.part, drivers)
-    results = _results(found, regions, folding).model_copy(
+    likeness = likeness_of(found.part, scores) if is_deformable(transform) else None
+    results = _results(found, regions, folding, likeness).model_copy(
         update={
             "fixed": _facts(fixed),
             "moved": _facts(moved),
@@ -160,11 +161,13 @@ def check_with(
     return CheckResult(results, pair, error, lower, upper, unrelated, found, box)
 
 
-def _results(found: Measured, regions: list[Region], folding: JacobianRow | None) -> CheckResults:
+def _results(
+    found: Measured, regions: list[Region], folding: JacobianRow | None, likeness: float | None
+) -> CheckResults:
     """All rows but those that need the whole images."""
     pair, limits, rows, trust = found.part, found.judge.limits, found.region_rows(regions), found.trust()
     interval, expected = found.interval(), found.estimate.value
-    ruling = _ruling(found, rows, folding, trust)
+    ruling = _ruling(found, rows, folding, likeness, trust)
     grid = pair.fixed.grid
     return CheckResults(
         title=f"{pair.moved.name} on {pair.fixed.name}",
@@ -191,7 +194,9 @@ def _results(found: Measured, regions: list[Region], folding: JacobianRow | None
     )
 
 
-def _ruling(found: Measured, rows: list[RegionRow], folding: JacobianRow | None, trust: Trust) -> Ruling:
+def _ruling(
+    found: Measured, rows: list[RegionRow], folding: JacobianRow | None, likeness: float | None, trust: Trust
+) -> Ruling:
     lower, upper = found.interval()
     worst = max(rows, key=lambda row: row.unrelated, default=None)
     return judge(
@@ -208,6 +213,7 @@ def _ruling(found: Measured, rows: list[RegionRow], folding: JacobianRow | None,
             distance=trust.distance,
             typical=trust.typical,
             folded=None if folding is None else folding.folded_fraction,
+            likeness=likeness,
         ),
         found.judge.limits,
     )

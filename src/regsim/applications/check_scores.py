@@ -16,8 +16,12 @@ from regsim.metrics.checkpoint import read_card
 from regsim.metrics.names import is_model, label_of, load_metric
 from regsim.metrics.registration_error import RegistrationError
 from regsim.metrics.zoo import model_folder
+from regsim.transforms.base import Transform
+from regsim.transforms.dense import Composite
+from regsim.transforms.linear import LinearTransform
 
 SAME_PRINCIPLE = ("mind", RegistrationError.name)
+LIKENESS = "lncc"
 
 
 def principle(spec: str) -> str:
@@ -79,6 +83,19 @@ def score_rows(names: Sequence[str], part: CheckPair, drivers: Sequence[str]) ->
             )
         )
     return rows, notes
+
+
+def is_deformable(transform: Transform | None) -> bool:
+    """Whether any part of a transform can bend."""
+    parts = transform.parts() if isinstance(transform, Composite) else [transform]
+    return any(part is not None and not isinstance(part, LinearTransform) for part in parts)
+
+
+def likeness_of(part: CheckPair, rows: Sequence[ScoreRow]) -> float | None:
+    """Local correlation of the two images over the mask, of the rows where they hold it; None where it has no value."""
+    given = next((row for row in rows if row.metric == LIKENESS), None)
+    row = given or next(iter(score_rows([LIKENESS], part, ())[0]), None)
+    return None if row is None else row.value
 
 
 def driver_note(drivers: Sequence[str]) -> list[str]:

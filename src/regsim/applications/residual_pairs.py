@@ -18,9 +18,9 @@ from regsim.registration.schedule import Goal, schedule_for
 from regsim.transforms.base import Transform
 from regsim.transforms.sampling import sample
 
-GOALS: tuple[Goal, ...] = ("rigid", "affine", "deformable", "deformable", "diffeomorphic", "diffeomorphic")
+GOALS: tuple[Goal, ...] = ("rigid", "affine", "deformable", "deformable", "deformable", "diffeomorphic")
 METRICS = ("mind:dilations=1x2", "mind", "nmi", "lncc", "lncc:window=7")
-REGULARISATION = (0.01, 4.0)
+REGULARISATION = (0.02, 4.0)
 FINEST = (1.6, 3.5)
 INVERSE_PASSES = 12
 CLOSE = 0.25

@@ -15,7 +15,7 @@ from regsim.evaluation.check_rows import RESOLVABLE
 from regsim.evaluation.known_errors import Judged, judge_made_pairs, pair_figures
 from regsim.metrics.error_network import ErrorNetwork
 from regsim.metrics.registration_error import CALIBRATION, RegistrationError
-from regsim.misalign.error_pairs import ErrorPairMaker, ErrorPairs, ErrorPairSettings
+from regsim.misalign.error_pairs import ErrorPairMaker, ErrorPairs
 from regsim.misalign.pairs import PairMaker
 from regsim.misalign.sources import Subject
 from regsim.training.error_features import FeatureStore
@@ -69,7 +69,7 @@ class ErrorJob(TrainingJob):
 
     def _features(self, part: str, subjects: list[Subject], count: int, say: OnMessage) -> FeatureStore:
         """Of one part's pairs, in the folder of this very training; a killed run goes on with what is there."""
-        maker = Mixed(subjects, self.recipe)
+        maker = _Mixed(subjects, self.recipe)
         key = fingerprint(self.recipe, self.parts, NOT_OF_FEATURES)
         folder = self.work / f"{FEATURES}-{key[:16]}" / part
         seed = step_seed(self.recipe.trainer.seed, 0, 0, 0, part)
@@ -100,31 +100,14 @@ class ErrorJob(TrainingJob):
         return [one for maker in makers for one in judge_made_pairs(metric, maker, each, generator)]
 
 
-class Mixed:
-    """Pairs as drawn and pairs that the driver registered, of any subject or between two contrasts, in the recipe's shares."""
+class _Mixed:
+    """Pairs as they are drawn, and pairs that the driver registered, in the recipe's shares."""
 
     def __init__(self, subjects: list[Subject], recipe: ErrorRecipe):
-        registered = recipe.registered_pairs or recipe.pairs
-        several = [subject for subject in subjects if len(subject.images) > 1]
-        self.any = _Makers(subjects, recipe.pairs, registered)
-        self.between = _Makers(several, *map(_of_contrasts, (recipe.pairs, registered))) if several else self.any
-        self.registered, self.between_contrasts = recipe.registered, recipe.between_contrasts
+        self.drawn = ErrorPairMaker(subjects, recipe.pairs)
+        self.registered = ResidualPairMaker(ErrorPairMaker(subjects, recipe.registered_pairs or recipe.pairs))
+        self.share = recipe.registered
 
     def __call__(self, count: int, generator: torch.Generator) -> ErrorPairs:
-        """One batch, all of it of one kind."""
-        registered, between = (float(each) for each in torch.rand(2, generator=generator))
-        makers = self.between if between < self.between_contrasts else self.any
-        return (makers.registered if registered < self.registered else makers.drawn)(count, generator)
-
-
-class _Makers:
-    """Both kinds of pairs of some subjects."""
-
-    def __init__(self, subjects: list[Subject], drawn: ErrorPairSettings, registered: ErrorPairSettings):
-        self.drawn = ErrorPairMaker(subjects, drawn)
-        self.registered = ResidualPairMaker(ErrorPairMaker(subjects, registered))
-
-
-def _of_contrasts(settings: ErrorPairSettings) -> ErrorPairSettings:
-    """The same, always two contrasts of one subject."""
-    return settings.model_copy(update={"pairs": settings.pairs.model_copy(update={"pairing": ("contrasts",)})})
+        chosen = float(torch.rand((), generator=generator)) < self.share
+        return self.registered(count, generator) if chosen else self.drawn(count, generator)

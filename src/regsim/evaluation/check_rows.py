@@ -30,7 +30,7 @@ class Limits(Settings):
     `some_unrelated`, `most_unrelated`: shares of the mask where the images seem unrelated, from which on a pair no longer
     passes, and beyond which nothing can be told. `drift_factor`: how many times farther from the calibration's pairs than
     95 % of them. `most_folded`, `too_folded`: shares of folding voxels from which on a pair no longer passes, and beyond which
-    it fails.
+    it fails. `least_likeness`: local correlation of the images below which a deformable registration does not pass.
     """
 
     pass_at: float = Field(gt=0)
@@ -43,6 +43,7 @@ class Limits(Settings):
     drift_factor: float = Field(default=2.0, gt=0)
     most_folded: float = Field(default=0.01, ge=0, le=1)
     too_folded: float = Field(default=0.05, ge=0, le=1)
+    least_likeness: float = Field(default=0.8, ge=-1, le=1)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -14,7 +14,8 @@ class Findings(Settings):
     `expected`, `lower`, `upper`: mean error over the mask and its interval at `coverage`. `voxels`: working voxels in the
     mask. `overlap`: share of what was asked about where both images have data. `unrelated`: share of the mask where they seem
     unrelated; `worst`: the region with most of it. `distance`, `typical`: of the pair from the calibration's pairs, and of 95 %
-    of those. `folded`: share of folding voxels, None without a transform.
+    of those. `folded`: share of folding voxels, None without a transform. `likeness`: local correlation of the two images where
+    a deformable transform is known, else None.
     """
 
     expected: float = Field(ge=0)
@@ -29,6 +30,7 @@ class Findings(Settings):
     distance: float = Field(ge=0)
     typical: float = Field(ge=0)
     folded: float | None = Field(default=None, ge=0, le=1)
+    likeness: float | None = Field(default=None, ge=-1, le=1)
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def judge(found: Findings, limits: Limits) -> Ruling:
     "cannot tell": too few voxels, too little overlap, too much that seems unrelated, a pair unlike the calibration's, or an
     interval from below half the pass limit to above twice the fail limit. Else "fail": the whole interval lies above the fail
     limit, or the expected error does and the interval above the pass limit, or the transform folds too much. "pass": the
-    whole interval lies within the pass limit, and neither folding nor what seems unrelated speaks against it. "review": all
-    else.
+    whole interval lies within the pass limit, and neither folding, nor what seems unrelated, nor a deformation between
+    contrasts speaks against it. "review": all else.
 
     Example:
         >>> found = Findings(
@@ -111,6 +113,10 @@ def _doubt(found: Findings, limits: Limits) -> str:
         doubts.append(f"the images seem unrelated in {_percent(found.unrelated)} of the mask{most}")
     if found.folded is not None and found.folded >= limits.most_folded:
         doubts.append(f"the transform folds {_percent(found.folded)} of the mask")
+    if found.likeness is not None and found.likeness < limits.least_likeness:
+        doubts.append(
+            f"a deformation made images of different contrast fit (local correlation {found.likeness:.2f}), which can hide errors"
+        )
     return ", and ".join(doubts)
 
 

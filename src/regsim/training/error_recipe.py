@@ -25,8 +25,6 @@ class ErrorRecipe(Settings):
         kept_pairs: how many pairs' features are made and learnt from.
         registered: share of them that the driver registers first (`applications.residual_pairs`).
         registered_pairs: how those are drawn; as `pairs` where not given.
-        between_contrasts: share of all pairs that show two contrasts of one subject, where there are such subjects: few
-            people scanned in two ways would else hardly be seen.
         crop: side of the crops that a step sees, cells.
         stages: the loop; one stage.
         trainer: seed, device, precision.
@@ -46,7 +44,6 @@ class ErrorRecipe(Settings):
     kept_pairs: int = Field(default=480, ge=4, le=1_000_000)
     registered: float = Field(default=0.0, ge=0, le=1)
     registered_pairs: ErrorPairSettings | None = None
-    between_contrasts: float = Field(default=0.0, ge=0, le=1)
     crop: int = Field(default=24, ge=4, le=512)
     stages: tuple[StageSettings, ...] = Field(min_length=1, max_length=1)
     trainer: TrainerSettings = TrainerSettings()
