@@ -32,7 +32,7 @@ from regsim.transforms.warp import warp
 LARGEST_CROP = 96
 LEAST_CROP = 16
 SMALL_ERRORS, ALL_ERRORS = (0.1, 4.0), (0.0, 10.0)
-FEWEST_LEFT_OUT = 3
+FEWEST_SUBJECTS, FEWEST_LEFT_OUT = 2, 3
 UNEQUAL = 1.2
 NOISE = (0.0, 0.03)
 OnPair = Callable[[str], None]
@@ -103,15 +103,15 @@ def calibrate_files(asked: CalibrateRequest, target: Path, on_pair: OnPair = lam
         raise InputError(f"'{asked.pairs}': holds pictures and volumes; calibrate them apart")
     if len(units) > 1:
         raise InputError(f"'{asked.pairs}': holds images in mm and in pixels; calibrate them apart, or give --spacing")
-    known = [each.known for each in judged]
-    if len({each.subject for each in known}) == 1:
+    plain, fitted = ([each.known for each in judged if each.fitted is which] for which in (False, True))
+    if len({each.subject for each in plain}) < FEWEST_SUBJECTS:
         raise InputError(f"'{asked.pairs}': pairs of one subject only; a calibration needs two at least, better 20")
     settings = metric.settings(dims.pop())
     model, resolution = metric.cards[settings.dims].name, RESOLVABLE * settings.spacing
     description = f"{len(pairs) - len(left_out)} pairs of {asked.pairs.name}"
-    made = calibrate(known, model, description, units.pop(), resolution)
+    made = calibrate(plain, model, description, units.pop(), resolution, fitted)
     made.write(target)
-    return Calibrated(made, left_one_out(known, made), pair_figures(judged), left_out)
+    return Calibrated(made, left_one_out(plain, made), pair_figures(judged), left_out)
 
 
 def judge_pair(subject: Subject, metric: RegistrationError, draws: int, registered: float, seed: int) -> list[Judged]:
@@ -119,9 +119,9 @@ def judge_pair(subject: Subject, metric: RegistrationError, draws: int, register
     settings = metric.settings(3 if min(subject.shape) > 1 else 2)
     generator = torch.Generator().manual_seed(seed)
 
-    def change(batch: PairBatch, generator: torch.Generator) -> PairBatch:
+    def change(batch: PairBatch, generator: torch.Generator) -> tuple[PairBatch, bool]:
         chosen = float(torch.rand((), generator=generator)) < registered
-        return registered_pair(batch, settings.spacing, generator) if chosen else batch
+        return registered_pair(batch, settings.spacing, generator) if chosen else (batch, False)
 
     found: list[Judged] = []
     for part, (low, high) in enumerate((SMALL_ERRORS, ALL_ERRORS)):

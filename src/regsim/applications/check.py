@@ -20,6 +20,11 @@ from regsim.evaluation.verdict import Findings, Ruling, judge
 from regsim.images.image import Image
 from regsim.transforms.base import Transform
 
+FITTED = (
+    "A deformable registration between contrasts makes images fit where they do not belong, too. The errors given are those that "
+    "such registrations left on pairs of known error, not what the images seem to show."
+)
+
 
 @dataclass(frozen=True)
 class CheckResult:
@@ -141,11 +146,13 @@ def check_with(
     pair = check_pair(fixed, moved, mask, transform, carry)
     box = box_around(pair.mask, fixed.grid, AROUND * ready.limits.working)
     part = pair.part(box).without_common_cut(AROUND * ready.limits.working)
+    scores, missing = score_rows(settings.scores, part, drivers)
+    likeness = likeness_of(part, scores) if is_deformable(transform) else None
+    if likeness is not None and likeness < ready.limits.least_likeness:
+        ready = ready.of_fitted()
     found = ready.measure(part, device)
     regions = _regions(found, None if labels is None else labels.data[0][box])
     folding = None if transform is None else jacobian_row(transform, replace(pair.fixed, mask=pair.mask[None].float()))
-    scores, missing = score_rows(settings.scores, found.part, drivers)
-    likeness = likeness_of(found.part, scores) if is_deformable(transform) else None
     results = _results(found, regions, folding, likeness).model_copy(
         update={
             "fixed": _facts(fixed),
@@ -166,7 +173,7 @@ def _results(
 ) -> CheckResults:
     """All rows but those that need the whole images."""
     pair, limits, rows, trust = found.part, found.judge.limits, found.region_rows(regions), found.trust()
-    interval, expected = found.interval(), found.estimate.value
+    interval, expected = found.interval(), found.value
     ruling = _ruling(found, rows, folding, likeness, trust)
     grid = pair.fixed.grid
     return CheckResults(
@@ -201,7 +208,7 @@ def _ruling(
     worst = max(rows, key=lambda row: row.unrelated, default=None)
     return judge(
         Findings(
-            expected=found.estimate.value,
+            expected=found.value,
             lower=lower,
             upper=upper,
             coverage=found.judge.coverage,
@@ -246,6 +253,8 @@ def _notes(found: Measured, regions: list[Region], labels: Image | None) -> list
         notes.append(
             f"{100 * (1 - found.part.overlap):.3g} % of the mask lie outside the moved image and were not judged."
         )
+    if found.judge.fitted:
+        notes.append(FITTED)
     if not trust.guaranteed:
         notes.append(
             f"The calibration has {trust.subjects} subjects: too few for the {100 * found.judge.coverage:g} % interval "

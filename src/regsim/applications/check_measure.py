@@ -1,7 +1,7 @@
 """What a check measures: the estimate of the error with its bounds, by region and by place, as rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,16 @@ class Judge:
     calibration: Calibration
     coverage: float
     limits: Limits
+    fitted: bool = False
+
+    def of_fitted(self) -> "Judge":
+        """For images of different contrasts that a deformable registration made fit; the same where nothing is known of such."""
+        own = self.calibration.fitted
+        if own is None:
+            return self
+        # Whether the pair is like others is asked of all pairs.
+        own = own.model_copy(update={"summaries": self.calibration.summaries})
+        return replace(self, calibration=own, fitted=True)
 
     @classmethod
     def of(cls, settings: CheckSettings, grid: Grid) -> "Judge":
@@ -95,7 +105,10 @@ class Judge:
         mask, held = (each[None, None].float().to(device) for each in (part.mask, part.held))
         found = self.metric.to(device).estimate(images[0], images[1], mask, held)
         lower, upper = found.bounds(self.calibration, self.coverage)
-        maps = (found.expected, lower, upper, found.unrelated)
+        expected = found.expected
+        if self.fitted:
+            expected = self.calibration.middle(expected / found.scale, found.spread, "voxel") * found.scale
+        maps = (expected, lower, upper, found.unrelated)
         return Measured(self, part, found, *(each[0, 0].cpu() for each in maps))
 
 
@@ -120,6 +133,14 @@ class Measured:
     def voxel(self) -> float:
         """Volume (area) of one voxel of the images."""
         return float(torch.tensor(self.part.fixed.grid.spacing, dtype=torch.float64).prod())
+
+    @property
+    def value(self) -> float:
+        """The mean error that is expected: the estimate's, or what such pairs have where the estimate cannot be believed."""
+        found, judge = self.estimate, self.judge
+        if not judge.fitted:
+            return found.value
+        return judge.calibration.middle(found.value / found.scale, found.mean_spread, "mean") * found.scale
 
     def interval(self) -> Interval:
         """Of the mean error."""
@@ -189,6 +210,8 @@ class Measured:
         limits, where = self.judge.limits, region.where
         at = where[None, None].to(self.estimate.expected.device)
         expected, ends = self.estimate.region(at, self.judge.calibration, self.judge.coverage)
+        if self.judge.fitted:
+            expected = float(self.expected[where].mean())
         count = int(where.sum())
         return RegionRow(
             name=region.name,

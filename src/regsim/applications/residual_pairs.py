@@ -18,6 +18,7 @@ from regsim.registration.schedule import Goal, schedule_for
 from regsim.transforms.base import Transform
 from regsim.transforms.sampling import sample
 
+LINEAR: tuple[Goal, ...] = ("rigid", "affine")
 GOALS: tuple[Goal, ...] = ("rigid", "affine", "deformable", "deformable", "deformable", "diffeomorphic")
 METRICS = ("mind:dilations=1x2", "mind", "nmi", "lncc", "lncc:window=7")
 REGULARISATION = (0.02, 4.0)
@@ -39,12 +40,12 @@ class ResidualPairMaker:
         """Draw `count` pairs; no part of them is unrelated."""
         batch = self.maker(count, generator, unrelated=False).batch
         items = [_item(batch, number) for number in range(count)]
-        registered = joined([registered_pair(item, self.maker.spacing, generator) for item in items])
+        registered = joined([registered_pair(item, self.maker.spacing, generator)[0] for item in items])
         return ErrorPairs(registered, torch.zeros_like(registered.mask))
 
 
-def registered_pair(pair: PairBatch, spacing: float, generator: torch.Generator) -> PairBatch:
-    """One pair (a batch of one) registered by settings drawn at random, its truth that of what is left.
+def registered_pair(pair: PairBatch, spacing: float, generator: torch.Generator) -> tuple[PairBatch, bool]:
+    """One pair (a batch of one) registered by settings drawn at random, its truth that of what is left; whether it was deformed.
 
     A point p of the fixed image lies at q in the moving one and at x, `T x = q`, in the moved one, T from fixed to moving points;
     the error is `x - p`. x is found by fixed points; where they do not settle (folds), `T p - q` stands for it.
@@ -59,7 +60,7 @@ def registered_pair(pair: PairBatch, spacing: float, generator: torch.Generator)
         centred,
         metric,
         start="identity",
-        regularisation=1.0 if goal in ("rigid", "affine") else regularisation,
+        regularisation=1.0 if goal in LINEAR else regularisation,
         finest=finest * spacing,
     )
     mask = pair.mask[0]
@@ -67,8 +68,8 @@ def registered_pair(pair: PairBatch, spacing: float, generator: torch.Generator)
     try:
         found = register(fixed, moving, schedule=schedule).transform
     except RegsimError:
-        return pair
-    return _moved(pair, found, centred)
+        return pair, False
+    return _moved(pair, found, centred), goal not in LINEAR
 
 
 def _moved(pair: PairBatch, transform: Transform, grid: Grid) -> PairBatch:

@@ -90,7 +90,12 @@ class _Values:
 
 
 def calibrate(
-    pairs: Sequence[KnownError], model: str, description: str, unit: str, resolution: float = 0.0
+    pairs: Sequence[KnownError],
+    model: str,
+    description: str,
+    unit: str,
+    resolution: float = 0.0,
+    fitted: Sequence[KnownError] = (),
 ) -> Calibration:
     """Fit a calibration; see `Calibration` for the formula and what it promises.
 
@@ -100,6 +105,8 @@ def calibrate(
         description: what the pairs are, for those who read the file.
         unit: of the errors, such as "mm".
         resolution: lower bounds below it are 0.
+        fitted: pairs of different contrasts that deformable registrations left; they get a calibration of their own where
+            they are of two subjects at least, and none else.
 
     Raises:
         InputError: no pairs, one subject only, values that are not finite or negative, lengths that differ.
@@ -124,7 +131,10 @@ def calibrate(
         summaries=_summaries(pairs, subjects),
     )
     curves = {level: tuple(map(_four, reliability(made, pairs, level))) for level in LEVELS}
-    return made.model_copy(update={"reliability": curves})
+    own = (
+        calibrate(fitted, model, description, unit, resolution) if len({each.subject for each in fitted}) > 1 else None
+    )
+    return made.model_copy(update={"reliability": curves, "fitted": own})
 
 
 def _four(point: ReliabilityPoint) -> tuple[float, float, float, float]:

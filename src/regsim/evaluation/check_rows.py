@@ -15,6 +15,7 @@ from regsim.evaluation.results import ImageFacts, JacobianRow, Unit
 from regsim.settings import Settings
 
 CHECK = "check.json"
+LEAST_LIKENESS = 0.8
 RESOLVABLE, LARGEST = 0.25, 5.0
 """In working voxels: errors below the first and above the second are not told apart."""
 Verdict = Literal["pass", "review", "fail", "cannot tell"]
@@ -43,7 +44,7 @@ class Limits(Settings):
     drift_factor: float = Field(default=2.0, gt=0)
     most_folded: float = Field(default=0.01, ge=0, le=1)
     too_folded: float = Field(default=0.05, ge=0, le=1)
-    least_likeness: float = Field(default=0.8, ge=-1, le=1)
+    least_likeness: float = Field(default=LEAST_LIKENESS, ge=-1, le=1)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -1,27 +1,34 @@
 """What `registration_error` says of pairs whose true error is known: for calibration, and for the figures of a card."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from regsim.evaluation.calibration import KnownError
+from regsim.evaluation.check_rows import LEAST_LIKENESS
+from regsim.metrics.names import load_metric
 from regsim.metrics.registration_error import ErrorEstimate, RegistrationError
 from regsim.misalign.pairs import PairBatch, PairMaker
 
 VOXELS = 500
 HALVES = 2
 LEAST_REGION = 100
-Change = Callable[[PairBatch, torch.Generator], PairBatch]
+Change = Callable[[PairBatch, torch.Generator], tuple[PairBatch, bool]]
+LIKENESS = "lncc"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One pair's estimate beside the truth: the calibration's part, and the share called unrelated."""
+    """One pair's estimate beside the truth: the calibration's part, and the share called unrelated.
+
+    `fitted`: of different contrasts, and left by a deformable registration.
+    """
 
     known: KnownError
     unrelated_share: float
+    fitted: bool = False
 
 
 def judge_estimate(
@@ -83,19 +90,24 @@ def judge_made_pairs(
     maker: PairMaker,
     count: int,
     generator: torch.Generator,
-    change: Change = lambda batch, _generator: batch,
+    change: Change = lambda batch, _generator: (batch, False),
 ) -> list[Judged]:
-    """Pairs that a maker draws, on the model's working grid, each judged; `change` may do something to each first."""
-    found = []
+    """Pairs that a maker draws, on the model's working grid, each judged.
+
+    `change` may do something to each first, and says whether that was a deformable registration.
+    """
+    likeness, found = load_metric(LIKENESS), []
     for number in range(count):
-        batch = change(maker(1, generator), generator)
+        batch, deformable = change(maker(1, generator), generator)
         content = batch.content > 0
         if not bool(content.any()):
             continue
         estimate = metric.estimate(batch.fixed, batch.moving, batch.content, batch.mask)
         truth = batch.displacement.norm(dim=1, keepdim=True)
         subject = maker.subjects[int(batch.subject[0])].person
-        found.append(judge_estimate(estimate, truth, content, subject, f"{subject} {number}", number))
+        judged = judge_estimate(estimate, truth, content, subject, f"{subject} {number}", number)
+        alike = float(likeness(batch.fixed, batch.moving, batch.content)) >= LEAST_LIKENESS
+        found.append(replace(judged, fitted=deformable and not alike))
     return found
 
 

@@ -121,6 +121,9 @@ class Calibration(Settings):
     `reliability`: for readers, not used: means of expected error, true error and bounds of the 90 % interval in bins of
     expected error of the calibration's own pairs.
 
+    `fitted`: the same for pairs of different contrasts that a deformable registration has made fit; None where no such pairs
+    were at hand. Their images match where they do not belong together, so `middle` says what is left, not the expected error.
+
     References:
         Dunn, Wasserman and Ramdas 2022, doi:10.1080/01621459.2022.2060112 (subjects of many values).
         Lee, Barber and Willett 2023, doi:10.48550/arXiv.2306.06342 (the weight 1 / (n + 1) of a new subject).
@@ -139,6 +142,7 @@ class Calibration(Settings):
     quantiles: dict[Level, tuple[float, ...]]
     reliability: dict[Level, tuple[tuple[float, float, float, float], ...]] = Field(default_factory=dict)
     summaries: Summaries
+    fitted: "Calibration | None" = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -221,6 +225,10 @@ class Calibration(Settings):
             self._resolved(_bound(expected, spread, self._quantile(tail, level))),
             _bound(expected, spread, self._quantile(1 - tail, level)),
         )
+
+    def middle(self, expected: Values, spread: Values, level: Level) -> Values:
+        """The median of the true error, in the unit of `expected`; arguments and errors as for `upper`."""
+        return _bound(expected, spread, self._quantile(0.5, level))
 
     def _resolved(self, lower: Values) -> Values:
         if isinstance(lower, torch.Tensor):
