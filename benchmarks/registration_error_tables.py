@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from regsim.evaluation.calibration import KnownError, calibrate, coverage_table
-from regsim.evaluation.check_rows import Limits
+from regsim.evaluation.check_rows import LEAST_LIKENESS, Limits
 from regsim.evaluation.statistics import area_under_curve, interval, spearman
 from regsim.evaluation.verdict import Findings, judge
 from regsim.metrics.error_calibration import Calibration
@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 RESAMPLES = 1000
 LARGE, SMALL, ALIGNED = 3.0, 1.0, 0.25
 CONTRASTS = ("T1-T1", "T1-T2", "T1-FLAIR")
-OURS = "registration_error"
+OURS, ALONE = "registration_error", "registration_error (images alone)"
 COVERAGE = 0.9
 RESOLUTION = 0.5
 DEFORMABLE = ("deformable", "diffeomorphic", "SyN", "convexAdam", "over-warped")
@@ -42,7 +42,20 @@ class Measured:
 
     def cost(self, metric: str) -> float:
         """Lower = better aligned."""
+        if metric == ALONE:
+            return float(self.about["seen"])
         return float(self.about["expected"] if metric == OURS else self.about["costs"].get(metric, np.nan))
+
+    @property
+    def likeness(self) -> float | None:
+        """Local correlation where a deformable method left the pair: its transform would be known to a check."""
+        deformable = any(word in f"{self.about['name']} {self.about['kind']}" for word in DEFORMABLE)
+        return -self.cost("lncc") if deformable else None
+
+    @property
+    def fitted(self) -> bool:
+        """Of different contrasts, and made to fit by a deformable registration."""
+        return self.likeness is not None and self.likeness < LEAST_LIKENESS
 
 
 def write_tables(results: Path, output: Path) -> None:
@@ -74,17 +87,28 @@ def read_set(folder: Path, calibration: Calibration) -> list[Measured]:
 def _ruled(pair: Measured, calibration: Calibration) -> Measured:
     """As `regsim check` rules, from the numbers that were measured."""
     known, drift = pair.known, calibration.drift(pair.known.summary)
+    expected = float(pair["expected"])
+    if pair.fitted and calibration.fitted is not None:
+        calibration = calibration.fitted
+        expected = calibration.middle(known.mean_expected, known.mean_spread, "mean")
     low, high = calibration.interval(known.mean_expected, known.mean_spread, COVERAGE, "mean")
     ruling = judge(
         Findings(
-            expected=pair["expected"], lower=low, upper=high, coverage=COVERAGE, voxels=pair["working_voxels"],
+            expected=expected, lower=low, upper=high, coverage=COVERAGE, voxels=pair["working_voxels"],
             overlap=pair["overlap"], unrelated=pair["unrelated"], distance=drift.distance, typical=drift.typical,
             folded=folded(pair["name"]),
-            likeness=likeness(pair),
+            likeness=pair.likeness,
         ),
         Limits(pass_at=2.0, fail_at=4.0, working=2.0),
     )  # fmt: skip
-    changes = {"lower": low, "upper": high, "verdict": ruling.verdict, "reason": ruling.reason}
+    changes = {
+        "expected": expected,
+        "seen": pair["expected"],
+        "lower": low,
+        "upper": high,
+        "verdict": ruling.verdict,
+        "reason": ruling.reason,
+    }
     changes |= {"distance": drift.distance, "typical": drift.typical}
     return Measured({**pair.about, **changes}, known)
 
@@ -97,12 +121,6 @@ def folded(name: str) -> float | None:
     """
     found = re.search(r"(\d+) % folded", name)
     return int(found[1]) / 100 if found else None
-
-
-def likeness(pair: Measured) -> float | None:
-    """Local correlation where a deformable method left the pair: its transform would be known to a check."""
-    deformable = any(word in f"{pair['name']} {pair['kind']}" for word in DEFORMABLE)
-    return -pair.cost("lncc") if deformable else None
 
 
 def local_rows(pairs: Sequence[Measured]) -> list[dict[str, object]]:
@@ -127,7 +145,10 @@ def local_rows(pairs: Sequence[Measured]) -> list[dict[str, object]]:
 
 
 def rank_rows(sets: dict[str, list[Measured]]) -> list[dict[str, object]]:
-    """Every metric: rank correlation with the true mean error, contrasts pooled; AUROC of "more than 3 mm"."""
+    """Every metric: rank correlation with the true mean error, contrasts pooled; AUROC of "more than 3 mm".
+
+    "images alone": our metric without the calibration of deformable registrations between contrasts.
+    """
     rows: list[dict[str, object]] = []
     for name, pairs in sets.items():
         truth, people = np.array([p["truth"] for p in pairs]), [str(p["subject"]) for p in pairs]
@@ -151,8 +172,12 @@ def coverage_rows(sets: dict[str, list[Measured]]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     bundled = RegistrationError().calibration(3)
     for name, pairs in sets.items():
-        known = [pair.known for pair in pairs if pair["related"]]
+        known = [pair.known for pair in pairs if pair["related"] and not pair.fitted]
+        fitted = [pair.known for pair in pairs if pair["related"] and pair.fitted]
         rows += _coverage(name, "bundled", known, lambda _people: bundled)
+        if fitted and bundled.fitted is not None:
+            own = bundled.fitted
+            rows += _coverage(f"{name}, deformed between contrasts", "bundled", fitted, lambda _people, own=own: own)
         rows += _coverage(name, "half of the subjects", known, lambda people, known=known: _halved(known, people))
     return rows
 
@@ -228,7 +253,7 @@ def _alarm(pair: Measured, metric: str) -> float:
 
 
 def _metrics(pairs: Sequence[Measured]) -> list[str]:
-    return [OURS, *sorted(pairs[0]["costs"])]
+    return [OURS, *([ALONE] if any(pair.fitted for pair in pairs) else []), *sorted(pairs[0]["costs"])]
 
 
 def _read(path: Path) -> Measured:

@@ -574,3 +574,17 @@ def test_the_file_keeps_the_reliability_curve(tmp_path: Path) -> None:
     assert made.reliability["voxel"] == tuple((p.predicted, p.observed, p.lower, p.upper) for p in points)
     made.write(tmp_path / "c.json")
     assert Calibration.of_json(tmp_path / "c.json") == made
+
+
+def test_fitted_pairs_have_a_calibration_of_their_own(tmp_path: Path) -> None:
+    def pairs(truth: float) -> list[KnownError]:
+        return [known(f"s{n}", np.full(9, 1.0), np.full(9, 0.3), np.full(9, truth)) for n in range(4)]
+
+    made = calibrate(pairs(1.0), "m", "", "mm", fitted=pairs(2.5))
+    assert made.fitted is not None
+    assert made.middle(1.0, 0.3, "voxel") == pytest.approx(1.0)
+    assert made.fitted.middle(1.0, 0.3, "voxel") == pytest.approx(2.5)
+    assert made.fitted.middle(1.0, 0.3, "mean") == pytest.approx(2.5)
+    made.write(tmp_path / "c.json")
+    assert Calibration.of_json(tmp_path / "c.json") == made
+    assert calibrate(pairs(1.0), "m", "", "mm", fitted=pairs(2.5)[:1]).fitted is None

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 import regsim
-from regsim.applications.check import check
+from regsim.applications.check import CheckResult, check
 from regsim.applications.check_pair import check_pair, cut_alike, default_working
 from regsim.applications.check_regions import label_regions, sides, worst_places
 from regsim.errors import GridError, InputError, RegsimError, SettingsError, TransformError
@@ -32,7 +32,7 @@ from regsim.metrics.error_calibration import LEVELS, PROBABILITIES, Calibration,
 from regsim.metrics.error_network import ErrorNetwork, ErrorNetworkSettings
 from regsim.metrics.matching_features import ScaleSettings, summary_places
 from regsim.report import render_check_page, write_page
-from regsim.transforms import Affine, Rigid, warp
+from regsim.transforms import Affine, DisplacementField, Rigid, Transform, warp
 
 from .conftest import Command, Samples, blobs, volume
 
@@ -287,6 +287,29 @@ def test_an_affine_without_an_inverse_is_refused() -> None:
         flat.set_matrix(torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)))
     with pytest.raises(TransformError, match="not invertible"):
         check_pair(scene(), scene(), None, flat)
+
+
+def test_a_deformable_registration_between_contrasts_is_read_by_what_such_leave(models: Models, tmp_path: Path) -> None:
+    fixed = scene()
+    noise = torch.randn(fixed.data.shape, generator=torch.Generator().manual_seed(0))
+    other = Image(fixed.data * (1 + 0.5 * noise), fixed.grid, name="other")
+    base = calibration("tiny", len(summary_places(SCALES, 3)))
+    shifted = {level: tuple(each + 4 for each in table) for level, table in base.quantiles.items()}
+    base.model_copy(update={"fitted": base.model_copy(update={"quantiles": shifted})}).write(tmp_path / "c.json")
+    bent = DisplacementField(torch.zeros(3, *fixed.grid.shape), fixed.grid)
+
+    def seen(moved: Image, transform: Transform) -> CheckResult:
+        return check(fixed, moved, transform=transform, model=str(models.good), calibration=tmp_path / "c.json")
+
+    plain, fitted, alike = seen(other, Rigid(3)), seen(other, bent), seen(fixed, bent)
+    assert (plain.verdict, alike.verdict, fitted.verdict) == ("pass", "pass", "review")
+    assert fitted.expected_error > 1.2 * plain.expected_error == pytest.approx(1.2 * alike.expected_error)
+    assert fitted.interval[0] < fitted.expected_error < fitted.interval[1]
+    inside = fitted.pair.mask
+    assert float(fitted.error_map.data[0][inside].min()) > float(plain.error_map.data[0][inside].max())
+    assert all(region.expected > plain.expected_error for region in fitted.regions)
+    assert "deformation made images of different contrast fit" in fitted.reason
+    assert any("left on pairs of known error" in note for note in fitted.results.notes)
 
 
 # --- the library --------------------------------------------------------------------------------------------------------
