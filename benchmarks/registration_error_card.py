@@ -16,7 +16,8 @@ NOTES = (
     "python -m benchmarks.registration_error, docs/check.md.",
     "Learnt from T1 scans, restyled at random, and painted label maps of heads; never shown: bodies, animals, microscopy, "
     "CT, ultrasound, children, errors above 20 mm.",
-    "Fails: deformable registrations without enough smoothing (what matches by MIND but is wrong reads small); mirrored "
+    "Fails: deformable registrations between contrasts (what matches by MIND but is wrong reads small; a check that is given the "
+    "transform says instead what such registrations leave); mirrored "
     "heads, which are nearly aligned heads; errors along structures without features.",
 )
 DATA = (

@@ -544,9 +544,12 @@ def test_the_driver_is_found_beside_a_warped_image(
     )
     scores = json.loads(command(*words).succeeded().out)["scores"]
     assert [row["metric"] for row in scores if row["drove"]] == ["ncc"]
+    found = json.loads((tmp_path / "out" / "check.json").read_bytes())
+    assert found["jacobian"] is not None
     other = shutil.copy(run / "warped.nii.gz", run / "other.nii.gz")
     words = ("check", samples.fixed, other, "-o", tmp_path / "two", "--model", models.good, "--json", "-")
     assert not any(row["drove"] for row in json.loads(command(*words).succeeded().out)["scores"])
+    assert json.loads((tmp_path / "two" / "check.json").read_bytes())["jacobian"] is None
     command("check", samples.fixed, other, "-o", run, "--model", models.good).refused("results of another command")
 
 

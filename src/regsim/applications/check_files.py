@@ -9,7 +9,7 @@ from pydantic import Field
 from regsim.applications.check import CheckResult, check_with
 from regsim.applications.check_measure import CheckSettings
 from regsim.applications.check_pictures import check_views
-from regsim.applications.check_scores import drivers_beside
+from regsim.applications.check_scores import drivers_beside, transform_beside
 from regsim.errors import GridError, InputError
 from regsim.evaluation.check_rows import CHECK, CheckResults
 from regsim.evaluation.results import InputFile, Provenance
@@ -50,6 +50,8 @@ def check_files(asked: CheckRequest, folder: Path) -> CheckResults:
     torch.manual_seed(asked.seed)
     fixed = read_image(asked.fixed, mask=asked.mask, picture_spacing=asked.spacing)
     moved = _moved(asked, fixed)
+    if asked.transform is None and moved.grid.same_as(fixed.grid):
+        asked = asked.model_copy(update={"transform": transform_beside(asked.moved)})
     found = check_with(
         settings_of(asked),
         fixed,

@@ -51,13 +51,26 @@ def known_principle(spec: str) -> str:
         return ""
 
 
-def drivers_beside(moved: Path) -> tuple[str, ...]:
-    """The metrics that drove, by the `results.json` beside an image that `regsim register` warped; none where there is none."""
+def _results_beside(moved: Path) -> RegistrationResults | None:
+    """What `regsim register` wrote beside an image that it warped; None where it did not."""
     try:
         found = RegistrationResults.model_validate_json((moved.parent / "results.json").read_bytes())
     except (OSError, ValidationError):
-        return ()
-    if found.files.get("warped") != moved.name:
+        return None
+    return found if found.files.get("warped") == moved.name else None
+
+
+def transform_beside(moved: Path) -> Path | None:
+    """The transform that moved an image, where `regsim register` wrote both into one folder."""
+    found = _results_beside(moved)
+    path = moved.parent / found.files.get("transform", "") if found else None
+    return path if path is not None and path.is_file() else None
+
+
+def drivers_beside(moved: Path) -> tuple[str, ...]:
+    """The metrics that drove, by the `results.json` beside an image that `regsim register` warped; none where there is none."""
+    found = _results_beside(moved)
+    if found is None:
         return ()
     driving = (row.metric for row in found.metrics if row.drove)
     return tuple(dict.fromkeys(known for each in (*driving, found.metric) if (known := known_principle(each))))

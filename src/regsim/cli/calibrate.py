@@ -43,6 +43,11 @@ def calibrate(
 def _show(made: "Calibrated", output: Path) -> None:
     known, unit = made.calibration, made.calibration.unit
     say(f"calibrated on {known.pairs} motions of {known.subjects} subjects: {output}")
+    if known.fitted is not None:
+        own = known.fitted
+        say(
+            f"deformed between contrasts: {own.pairs} more motions of {own.subjects} subjects, with intervals of their own"
+        )
     for reason in made.left_out:
         say(f"left out: {reason}")
     if not made.coverage:
@@ -63,6 +68,7 @@ def _as_json(made: "Calibrated") -> str:
         {
             "subjects": made.calibration.subjects,
             "pairs": made.calibration.pairs,
+            "fitted_pairs": 0 if made.calibration.fitted is None else made.calibration.fitted.pairs,
             "figures": made.figures,
             "coverage": [row.model_dump(mode="json") for row in made.coverage],
             "left_out": made.left_out,
