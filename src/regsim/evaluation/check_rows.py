@@ -40,7 +40,7 @@ class Limits(Settings):
     fewest_voxels: float = Field(default=200, ge=0)
     least_overlap: float = Field(default=0.6, ge=0, le=1)
     some_unrelated: float = Field(default=0.1, ge=0, le=1)
-    most_unrelated: float = Field(default=0.35, ge=0, le=1)
+    most_unrelated: float = Field(default=0.2, ge=0, le=1)
     drift_factor: float = Field(default=2.0, gt=0)
     most_folded: float = Field(default=0.01, ge=0, le=1)
     too_folded: float = Field(default=0.05, ge=0, le=1)
