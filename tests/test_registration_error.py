@@ -53,10 +53,11 @@ def inner(image: torch.Tensor) -> torch.Tensor:
 # --- what it says of known displacements --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("voxels", [1, 2, 4])
-def test_a_shift_is_read_in_mm(metric: RegistrationError, head: torch.Tensor, voxels: int) -> None:
+@pytest.mark.parametrize(("voxels", "within"), [(1, 0.8), (2, 0.6), (4, 1.2)])
+def test_a_shift_is_read_in_mm(metric: RegistrationError, head: torch.Tensor, voxels: int, within: float) -> None:
+    """This head is an average of 152, smooth: small errors of such images are read too large."""
     found = metric.estimate(noisy(head, 2, 0.01).float(), moved("t1", voxels), inner(head))
-    assert found.value == pytest.approx(2 * voxels, rel=0.3)
+    assert found.value == pytest.approx(2 * voxels, abs=within)
     assert found.unrelated_share < 0.1
 
 
