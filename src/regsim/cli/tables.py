@@ -1,7 +1,7 @@
 """What the commands print: tables that fit a terminal, and lines of text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,11 +133,14 @@ def _figure(value: float | str | tuple[float, ...]) -> str:
     return " to ".join(number(end) for end in value) if isinstance(value, tuple) else number(value)
 
 
-def show_recipes(recipes: Sequence["AnyRecipe"]) -> None:
+def show_recipes(recipes: Mapping[str, "AnyRecipe"]) -> None:
     """One line a recipe, or two."""
-    table = Table("recipe", "metric", "what it trains", box=None, pad_edge=False)
-    for recipe in recipes:
-        table.add_row(recipe.name, recipe.metric, recipe.description)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("recipe", no_wrap=True)
+    for heading in ("metric", "what it trains"):
+        table.add_column(heading)
+    for name, recipe in recipes.items():
+        table.add_row(name, recipe.metric, recipe.description)
     Console().print(table)
 
 

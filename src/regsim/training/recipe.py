@@ -119,9 +119,9 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def bundled_recipes() -> list[AnyRecipe]:
-    """They themselves, in the order of their names."""
-    return [load_recipe(name) for name in recipe_names()]
+def bundled_recipes() -> dict[str, AnyRecipe]:
+    """They themselves by name."""
+    return {name: load_recipe(name) for name in recipe_names()}
 
 
 def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> AnyRecipe:
