@@ -21,8 +21,8 @@ from regsim.images.image import Image
 from regsim.transforms.base import Transform
 
 FITTED = (
-    "A deformable registration between contrasts makes images fit where they do not belong, too. The errors given are those that "
-    "such registrations left on pairs of known error, not what the images seem to show."
+    "A deformable registration between contrasts hides its errors: images fit where they do not belong, too. The numbers come "
+    "from what such registrations left on pairs of known error, and are likely too small; landmarks or labels tell more."
 )
 
 

@@ -109,7 +109,7 @@ def reliability(results: CheckResults, theme: figures.Theme) -> bytes:
         axes.tick_params(colors=theme.ink, labelsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(theme.line)
-        for text in axes.legend(frameon=False, fontsize=9, loc="upper left").get_texts():
+        for text in axes.legend(frameon=False, fontsize=9, loc="lower right").get_texts():
             text.set_color(theme.ink)
     return figures.as_svg(figure)
 
