@@ -21,7 +21,6 @@ from regsim.metrics.zoo import bundled_models, model_folder
 MODELS = {2: "registration-error-2d", 3: "registration-error-3d"}
 CALIBRATION = "calibration.json"
 MOST_VOXELS = 2**23
-"""So many take about 6 GB."""
 TINY = 1e-6
 MUCH_COARSER = 1.5
 
