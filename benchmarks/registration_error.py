@@ -4,6 +4,8 @@
     python -m benchmarks.registration_error measure SET --pairs PAIRS -o RESULTS [--shard 0/2]
     python -m benchmarks.registration_error list -o pairs.csv        aligned pairs that calibrate the bundled model of volumes
     regsim calibrate pairs.csv --draws 8 -o calibration.json
+    python -m benchmarks.registration_error list --pictures -o slices.csv
+    regsim calibrate slices.csv --draws 6 --registered 0 -o slices.json --json -
     python -m benchmarks.registration_error tables --results RESULTS -o docs/registration-error
 
 `measure` judges each pair as `regsim check` does, a file a pair, and goes on where it was stopped. `tables` makes the rows of
@@ -51,7 +53,7 @@ def main() -> None:
         write_tables(asked.results, asked.output)
         return
     if asked.command == "list":
-        write_list(asked.output)
+        (write_pictures if asked.pictures else write_list)(asked.output)
         return
     keep_freed_memory()
     torch.set_num_threads(asked.threads)
@@ -112,6 +114,18 @@ def write_list(target: Path) -> None:
             writer.writerow((f"{subject}_{fixed}_{moving}", person, *files, initial))
 
 
+def write_pictures(target: Path) -> None:
+    """Real slices that no training saw, T1 beside T1, T2 and FLAIR: `regsim calibrate` judges the model of pictures on them."""
+    place = data_folder() / "slices_2d" / "tumor_t1_t2"
+    with target.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("name", "subject", "fixed", "moving"))
+        for fixed in sorted(place.glob("*_t1.png")):
+            subject = fixed.name.removesuffix("_t1.png")
+            for contrast in ("t1", "t2", "flair"):
+                writer.writerow((f"{subject}_{contrast}", subject, fixed, place / f"{subject}_{contrast}.png"))
+
+
 def _cost(name: str, value: float) -> float:
     metric: AbstractMetric = load_metric(name)
     return float(metric.cost(torch.tensor(value)))
@@ -131,6 +145,7 @@ def _arguments() -> argparse.Namespace:
     measuring.add_argument("--threads", type=int, default=1)
     listing = commands.add_parser("list")
     listing.add_argument("-o", "--output", type=Path, required=True)
+    listing.add_argument("--pictures", action="store_true", help="slices that judge the model of pictures")
     tables = commands.add_parser("tables")
     tables.add_argument("--results", type=Path, required=True)
     tables.add_argument("-o", "--output", type=Path, required=True)
