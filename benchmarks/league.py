@@ -25,7 +25,7 @@ from regsim.errors import InputError
 from regsim.evaluation.landscape import Landscape, LandscapePair, LandscapeSettings, landscape
 from regsim.evaluation.landscape_rows import Criterion, LandscapeResults, LandscapeRow
 from regsim.images import Grid, Image, read_image
-from regsim.metrics import AbstractMetric, metric_names
+from regsim.metrics import AbstractMetric, usable_metrics
 from regsim.prepare import foreground
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -121,7 +121,7 @@ def evaluate(
     advance: Callable[[int, int], None] | None = None,
 ) -> Landscape:
     """The landscape of some metrics over some pairs; the whole registry, with its bundled models, where none are given."""
-    chosen = list(metrics) if metrics else metric_names()
+    chosen = list(metrics) if metrics else usable_metrics()
     return landscape(pairs, chosen, settings(quick), device=device, title=title, advance=advance)
 
 

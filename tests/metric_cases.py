@@ -1,9 +1,19 @@
 """What the metric tests share: deterministic textured images, and how the mean of each map follows from the value."""
 
+import atexit
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from regsim.metrics import REGISTRY, AbstractMetric, load_metric
+from regsim.metrics.vgg_network import BLOCKS, VggNetwork
 
 NAMES = sorted(REGISTRY)
 
@@ -13,6 +23,7 @@ MAP_MEAN = {
     "mae": lambda value: value,
     "ncc": lambda value: 1 - value,
     "lncc": lambda value: 1 - value,
+    "nccsup": lambda value: 1 - value,
     "ssim": lambda value: 1 - value,
     "mi": lambda value: -value,
     "mind": lambda value: value,
@@ -24,8 +35,31 @@ SHAPES_3D = [(1, 1, 9, 10, 11), (2, 2, 7, 8, 9)]
 PAIRS = [(1, 1, 24, 27), (1, 1, 11, 12, 13)]
 
 
+# What the metrics that need something are given.
+GIVEN: dict[str, Callable[[], dict[str, str]]] = {"perceptual": lambda: {"weights": str(vgg_file())}}
+
+
 def metric(name: str) -> AbstractMetric:
-    return load_metric(name)
+    return load_metric(name, **GIVEN[name]()) if name in GIVEN else load_metric(name)
+
+
+def vgg_state(width: int = 6, depth: int = len(BLOCKS), seed: int = 0) -> dict[str, torch.Tensor]:
+    """A slim VGG16 with random weights, named as torchvision's; the biases leave no cell without a feature."""
+    generator = torch.Generator().manual_seed(seed)
+    state = VggNetwork([[width] * len(block) for block in BLOCKS[:depth]]).state_dict()
+    for tensor in state.values():
+        drawn = torch.randn(tensor.shape, generator=generator)
+        tensor.copy_(0.3 * drawn.abs() if tensor.ndim == 1 else math.sqrt(2 / (9 * tensor.shape[1])) * drawn)
+    return state
+
+
+@cache
+def vgg_file() -> Path:
+    """Such weights in a file, for the whole session."""
+    folder = Path(tempfile.mkdtemp(prefix="regsim-vgg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    save_file(vgg_state(), folder / "vgg.safetensors")
+    return folder / "vgg.safetensors"
 
 
 def textured(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

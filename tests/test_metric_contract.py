@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regsim.errors import GridError, InputError, RegsimError, SettingsError
-from regsim.metrics import REGISTRY, AbstractMetric, load_metric
+from regsim.metrics import REGISTRY, AbstractMetric, load_metric, usable_metrics
 
 from .metric_cases import (
     MAP_MEAN,
@@ -449,9 +449,13 @@ def test_strides_do_not_matter_and_input_is_kept(name: str, shape: tuple[int, ..
 
 @every_metric
 def test_by_name_and_settings(name: str) -> None:
-    assert isinstance(load_metric(name), REGISTRY[name])
-    ready = load_metric(name)
+    ready = metric(name)
+    assert isinstance(ready, REGISTRY[name])
     assert load_metric(ready) is ready
+    assert (name in usable_metrics()) != bool(REGISTRY[name].needs)
+    if REGISTRY[name].needs:
+        with pytest.raises(SettingsError, match=f"metric '{name}' needs"):
+            load_metric(name)
     with pytest.raises(SettingsError, match=f"metric '{name}'"):
         load_metric(name, no_such_setting=1)
 

@@ -15,9 +15,9 @@ from skimage.metrics import mean_squared_error, normalized_mutual_information, s
 
 from regsim.kernels import histogram
 from regsim.kernels.box import box_sum, gaussian_sum
-from regsim.metrics import load_metric
+from regsim.metrics import AbstractMetric, load_metric
 
-from .metric_cases import half_mask, noisy, textured
+from .metric_cases import half_mask, metric, noisy, textured
 
 Array = np.ndarray
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -38,6 +38,12 @@ def _row(*values: float) -> torch.Tensor:
 def _texture(*spatial: int) -> Pair:
     fixed = textured((1, 1, *spatial))
     return fixed, noisy(0.6 * fixed + 0.4 * textured((1, 1, *spatial), seed=5))
+
+
+def _with_labels(pair: Pair) -> Pair:
+    """Two soft labels beside the grey values."""
+    soft = [textured((1, 2, *image.shape[2:]), seed) for image, seed in zip(pair, (7, 8), strict=True)]
+    return torch.cat([pair[0], soft[0]], dim=1), torch.cat([pair[1], soft[1]], dim=1)
 
 
 def _numpy(pair: Pair) -> tuple[Array, Array]:
@@ -75,6 +81,19 @@ def _monai_lncc(pair: Pair, window: int) -> Array:
         spatial_dims=pair[0].ndim - 2, kernel_size=window, reduction="none", smooth_nr=0, smooth_dr=1e-12
     )
     return _interior(-loss(pair[1], pair[0])[0, 0].numpy(), window // 2)
+
+
+def _monai_dice(pair: Pair) -> float:
+    """Of all channels but the first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.losses import DiceLoss
+    loss = DiceLoss(squared_pred=True, smooth_nr=0, smooth_dr=0)
+    return 1 - float(loss(pair[0][:, 1:], pair[1][:, 1:]))
+
+
+def _slow_nccsup(pair: Pair) -> float:
+    return _slow_lncc(pair, 5) + 2 * _monai_dice(pair)
 
 
 def _interior(image: Array, margin: int) -> Array:
@@ -162,6 +181,8 @@ TABLE = -sum(
     p * math.log(p) for p in (3 / 8, 3 / 8, 1 / 8, 1 / 8)
 )  # of the joint table of HALVES with one in four swapped
 LN2 = math.log(2)
+LABELLED = torch.cat([RAMP, (RAMP % 7 < 4).double(), (RAMP % 7 >= 5).double()], dim=1)  # 4 and 2 of 7 columns
+OTHERWISE = torch.cat([5 - RAMP, (RAMP % 7 < 2).double(), torch.zeros_like(RAMP)], dim=1)  # 2 columns, and none
 FLAT_PAIR = (_texture(21, 22), _texture(12, 13, 14))
 
 # metric, pair, expected, tolerance, source
@@ -174,6 +195,10 @@ CLOSED = [
     ("ncc", (_row(0, 0, 1, 1), _row(0, 1, 0, 1)), 0.0, 1e-12, "orthogonal"),
     ("lncc:window=3", (RAMP, 7 - 3 * RAMP), 1.0, 1e-9, "any affine"),
     ("lncc:window=3", (RAMP, FLAT), 0.0, 1e-12, "stated: constant image"),
+    ("nccsup:window=3", (RAMP, 7 - 3 * RAMP), 1.0, 1e-9, "one channel: any affine"),
+    ("nccsup:window=3", (LABELLED, LABELLED), 2.0, 1e-9, "identical"),
+    ("nccsup:window=3,weight=3", (LABELLED, OTHERWISE), 1 + 3 / 3, 1e-9, "Dice 2 * 2 / (4 + 2) and 0"),
+    (metric("perceptual"), ((RAMP / 41).float(), (RAMP / 41).float()), 1.0, 1e-6, "identical"),
     ("ssim:data_range=1.0", (FLAT, 3 * FLAT), 0.3751 / 0.6251, 1e-9, "luminance term of 0.25 and 0.75"),
     ("ssim:data_range=255", (RAMP, RAMP), 1.0, 1e-12, "identical"),
     ("mi", (HALVES, 5 - HALVES), LN2, 1e-12, "one bit"),
@@ -203,6 +228,7 @@ for _pair in FLAT_PAIR:
         ("ncc", _pair, lambda p: float(np.corrcoef(*(i.ravel() for i in _numpy(p)))[0, 1]), 1e-12, "NumPy corrcoef"),
         ("ncc", _pair, lambda p: math.sqrt(-_itk(p, lambda m: m.SetMetricAsCorrelation())), 1e-9, "SimpleITK: -ncc^2"),
         ("lncc:window=5", _pair, lambda p: _slow_lncc(p, 5), 1e-9, "NumPy corrcoef in windows"),
+        ("nccsup:window=5,weight=2", _with_labels(_pair), _slow_nccsup, 1e-9, "the same, and MONAI's DiceLoss twice"),
         ("ngf", _pair, _slow_ngf, 1e-9, "NumPy gradient"),
         ("mi", _pair, lambda p: _spline_mi(p, 32), 1e-9, "scipy BSpline"),
         ("mi:bins=12", _pair, lambda p: _spline_mi(p, 12), 1e-9, "scipy BSpline"),
@@ -213,7 +239,7 @@ for _pair in FLAT_PAIR:
 @pytest.mark.parametrize(
     ("spec", "pair", "expected", "tolerance", "source"), CLOSED, ids=lambda v: v if isinstance(v, str) else ""
 )
-def test_closed_forms(spec: str, pair: Pair, expected: float, tolerance: float, source: str) -> None:
+def test_closed_forms(spec: str | AbstractMetric, pair: Pair, expected: float, tolerance: float, source: str) -> None:
     assert load_metric(spec)(*pair).item() == pytest.approx(expected, abs=tolerance), source
 
 

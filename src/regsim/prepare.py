@@ -1,5 +1,6 @@
 """What happens to images before they are compared: pure functions, image in, image out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from regsim.errors import InputError
+from regsim.errors import GridError, InputError
 from regsim.images.grid import Grid
 from regsim.images.image import Image
 
@@ -39,6 +40,56 @@ def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
     if top <= bottom:
         raise InputError(f"'{image.name}' is constant ({bottom:g} everywhere): there is nothing to compare")
     return image.with_data(((image.data - bottom) / (top - bottom)).clamp(0, 1))
+
+
+def with_label_channels(image: Image, labels: Image, values: Sequence[int] | None = None) -> Image:
+    """A grey image with one channel more for each label, 1 inside and 0 outside: what the metric `nccsup` compares.
+
+    The grey values come to [0, 1] first, so that a registration, which scales all channels alike, leaves the labels as they
+    are. Give both images of a pair the same `values`, in one order: `label_values(fixed_labels, moving_labels)`.
+
+    Args:
+        image: one channel.
+        labels: whole numbers on the same grid, as `read_image(path, labels=True)` gives them.
+        values: which labels get a channel; all but 0 that the map shows where none are named.
+
+    Returns:
+        `1 + len(values)` channels; grid, mask and name as before.
+
+    Raises:
+        InputError: more than one channel, a constant image, a map of other than whole numbers, no label, a label twice.
+        GridError: the map lies on another grid.
+
+    Example:
+        >>> image, labels = Image.of_array([[0.0, 1.0], [2.0, 4.0]]), torch.tensor([[[0, 7], [7, 9]]])
+        >>> with_label_channels(image, image.with_data(labels), (7, 9)).data[1].tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
+    if image.data.shape[0] != 1:
+        raise InputError(f"'{image.name}': expected one grey channel, got {image.data.shape[0]}")
+    if not labels.grid.same_as(image.grid):
+        raise GridError(
+            f"labels '{labels.name}' lie on another grid than '{image.name}'; resample them with `regsim warp`"
+        )
+    chosen = label_values(labels) if values is None else tuple(values)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"labels '{labels.name}': expected labels, each once, got {chosen}")
+    if not labels.is_labels:
+        raise InputError(
+            f"'{labels.name}' holds {labels.data.dtype}, not labels; read it with read_image(path, labels=True)"
+        )
+    channels = torch.cat([labels.data[:1] == value for value in chosen])
+    grey = rescaled(image).data
+    return image.with_data(torch.cat([grey, channels.to(grey)]))
+
+
+def label_values(*maps: Image) -> tuple[int, ...]:
+    """The labels that any of some maps shows, in order, without 0.
+
+    >>> label_values(Image.of_array([[0, 3]]), Image.of_array([[1, 1]]))
+    (1, 3)
+    """
+    return tuple(sorted({int(value) for one in maps for value in np.unique(one.numpy())} - {0}))
 
 
 def smoothed(image: Image, sigma: tuple[float, ...]) -> Image:

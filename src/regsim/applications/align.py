@@ -27,7 +27,7 @@ from regsim.evaluation.views import make_views
 from regsim.images.formats import PICTURES, ending
 from regsim.images.image import Image
 from regsim.images.io import eight_bit, write_image
-from regsim.metrics import AbstractMetric, metric_names
+from regsim.metrics import AbstractMetric, usable_metrics
 from regsim.metrics.names import is_model, label_of
 from regsim.output import (
     PART,
@@ -252,8 +252,9 @@ def _changes(
     fixed: Image, moving: Image, before: Transform | None, found: Registration, driving: list[str]
 ) -> list[MetricChange]:
     # Over all voxels, air too, an expected error says little; the check gives it over the anatomy.
-    specs = [name for name in metric_names() if name != CHECKED]
-    specs += [spec for spec in dict.fromkeys(driving) if is_model(spec)]
+    usable = usable_metrics()
+    specs = [name for name in usable if name != CHECKED]
+    specs += [spec for spec in dict.fromkeys(driving) if is_model(spec) or label_of(spec) not in usable]
     first, last = score(fixed, moving, specs, before), score(fixed, moving, specs, found.transform)
     drove = {label_of(spec) for spec in driving}
     return [

@@ -18,7 +18,7 @@ from regsim.evaluation.landscape_settings import LandscapeSettings
 from regsim.evaluation.measuring import Screen, measure
 from regsim.evaluation.probes import Drawing, Probe
 from regsim.evaluation.statistics import FEWEST_SUBJECTS
-from regsim.metrics import AbstractMetric, load_metric, metric_names
+from regsim.metrics import AbstractMetric, load_metric, usable_metrics
 
 __all__ = ["Landscape", "LandscapePair", "LandscapeSettings", "landscape"]
 
@@ -84,7 +84,7 @@ def landscape(
 
     Args:
         pairs: one or more, aligned. Pairs of one subject are drawn together by the bootstrap.
-        metrics: names, or metric objects (also `regsim.metrics.foreign.Foreign`); all of the registry where not given.
+        metrics: names, or metric objects (also `regsim.metrics.foreign.Foreign`); all that work by name alone where not given.
         settings: `LandscapeSettings.preset(ndim)` where not given.
         device: where the images are compared; metric objects are moved there.
         advance: called with (probes done, probes in all).
@@ -231,7 +231,7 @@ def _check(pairs: Sequence[LandscapePair]) -> None:
 
 def _named(metrics: Sequence[str | AbstractMetric] | None) -> tuple[list[str], list[AbstractMetric]]:
     """Labels (all different) and metrics."""
-    asked = list(metrics) if metrics else list(metric_names())
+    asked = list(metrics) if metrics else [*usable_metrics()]
     ready = [load_metric(metric) for metric in asked]
     labels: list[str] = []
     for given, metric in zip(asked, ready, strict=True):

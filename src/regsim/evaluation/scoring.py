@@ -8,7 +8,7 @@ import torch
 from regsim.errors import GridError, InputError
 from regsim.evaluation.results import MetricRow
 from regsim.images.image import Image
-from regsim.metrics import AbstractMetric, load_metric, metric_names
+from regsim.metrics import AbstractMetric, load_metric, usable_metrics
 from regsim.prepare import rescaled
 from regsim.transforms.base import Transform
 from regsim.transforms.warp import warp
@@ -20,7 +20,7 @@ def score(
     metrics: Sequence[str | AbstractMetric] | None = None,
     transform: Transform | None = None,
 ) -> list[MetricRow]:
-    """Score a pair by metrics, all of the registry where none are named.
+    """Score a pair by metrics, all that work by their name alone where none are named.
 
     Convention:
         The moving image is carried onto the fixed grid (linear) by `transform`, or by the files' own geometry. Only voxels
@@ -45,7 +45,7 @@ def score(
         >>> score(image, image, ["mse"])[0].value
         0.0
     """
-    ready = [load_metric(metric) for metric in (metrics or metric_names())]
+    ready = [load_metric(metric) for metric in (metrics or usable_metrics())]
     for image in (fixed, moving):
         if float(image.data.min()) == float(image.data.max()):
             raise InputError(f"'{image.name}' is constant ({float(image.data.min()):g} everywhere): nothing to compare")

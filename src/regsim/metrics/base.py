@@ -51,6 +51,8 @@ class AbstractMetric(nn.Module, ABC):
     - `expects`: "any" intensities, or "unit" (scaled to [0, 1] by the caller).
     - `has_map`: `map` exists.
     - `pointwise`: voxels are compared one by one, wherever they lie, so any sample of them will do.
+    - `joint`: channels mean different things and are compared together; else each by itself, and the values averaged.
+    - `needs`: what the user must give before it can be used at all ("" where it works by its name alone).
     """
 
     name: ClassVar[str]
@@ -64,6 +66,8 @@ class AbstractMetric(nn.Module, ABC):
     expects: ClassVar[Expects] = "any"
     has_map: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    needs: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -74,7 +78,8 @@ class AbstractMetric(nn.Module, ABC):
 
     @abstractmethod
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> Any:
-        """The fixed half. `fixed` is `(M, 1, *spatial)` (channels folded into the batch), `weights` alike or None."""
+        """The fixed half. `fixed` is `(M, 1, *spatial)` (channels folded into the batch; `(N, C, *spatial)` where `joint`),
+        `weights` `(M, 1, *spatial)` or None."""
 
     @abstractmethod
     def _compare(self, state: Any, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
@@ -92,7 +97,7 @@ class AbstractMetric(nn.Module, ABC):
 
         Args:
             fixed: `(N, C, H, W)` or `(N, C, D, H, W)`, floating point.
-            moving: the same shape. Channels are compared one by one and averaged.
+            moving: the same shape. Channels are compared one by one and averaged, unless the metric is `joint`.
             mask: `(N or 1, 1, *spatial)`, bool or weights in [0, 1]. Voxels outside cannot change the value.
 
         Returns:
@@ -110,13 +115,14 @@ class AbstractMetric(nn.Module, ABC):
         """Do the fixed image's half once; the result is called with moving images. Same arguments as `forward`."""
         checks.image_batch(fixed, "fixed")
         weights = None if mask is None else checks.mask_batch(mask, fixed)
-        state = self._bind(_fold(_inside(fixed, weights)), _repeat(weights, fixed.shape[1]))
+        folded = 1 if self.joint else fixed.shape[1]
+        state = self._bind(self._fold(_inside(fixed, weights)), _repeat(weights, folded))
 
         def compare(moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
             _check_pair(fixed, moving)
             seen = None if overlap is None else checks.mask_batch(overlap.detach(), fixed, "overlap")
-            values = self._compare(state, _fold(_inside(moving, weights)), _repeat(seen, fixed.shape[1]))
-            return values.reshape(fixed.shape[0], fixed.shape[1]).mean(dim=1)
+            values = self._compare(state, self._fold(_inside(moving, weights)), _repeat(seen, folded))
+            return values.reshape(fixed.shape[0], folded).mean(dim=1)
 
         return BoundMetric(compare)
 
@@ -129,9 +135,14 @@ class AbstractMetric(nn.Module, ABC):
         """
         _check_pair(fixed, moving)
         weights = None if mask is None else checks.mask_batch(mask, fixed)
-        state = self._bind(_fold(_inside(fixed, weights)), _repeat(weights, fixed.shape[1]))
-        local = self._local(state, _fold(_inside(moving, weights))).reshape(fixed.shape).mean(dim=1, keepdim=True)
-        return _inside(local, weights)
+        folded = 1 if self.joint else fixed.shape[1]
+        state = self._bind(self._fold(_inside(fixed, weights)), _repeat(weights, folded))
+        local = self._local(state, self._fold(_inside(moving, weights)))
+        return _inside(local.reshape(len(fixed), folded, *fixed.shape[2:]).mean(dim=1, keepdim=True), weights)
+
+    def _fold(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Channels into the batch, `(N, C, ...)` to `(N * C, 1, ...)`, unless they are compared together."""
+        return tensor if self.joint else tensor.reshape(-1, 1, *tensor.shape[2:])
 
     def with_spacing(self, spacing: tuple[float, ...]) -> Self:
         """The metric for images whose voxels have this spacing, z first. Most do not depend on it, and come back as they are."""
@@ -184,11 +195,6 @@ def _check_pair(fixed: torch.Tensor, moving: torch.Tensor) -> None:
 def _inside(tensor: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     """Zero outside the mask, so that not even a NaN there can reach the value."""
     return tensor if weights is None else inside(tensor, weights)
-
-
-def _fold(tensor: torch.Tensor) -> torch.Tensor:
-    """Channels into the batch: `(N, C, ...)` to `(N * C, 1, ...)`."""
-    return tensor.reshape(-1, 1, *tensor.shape[2:])
 
 
 def _repeat(weights: torch.Tensor | None, channels: int) -> torch.Tensor | None:

@@ -22,6 +22,15 @@ def metric_names() -> list[str]:
     return sorted(REGISTRY)
 
 
+def usable_metrics() -> list[str]:
+    """Those that work by their name alone: what "all metrics" means where none is named.
+
+    >>> "mse" in usable_metrics(), "perceptual" in usable_metrics()
+    (True, False)
+    """
+    return [name for name in metric_names() if not REGISTRY[name].needs]
+
+
 def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
     """A metric from its name and settings; a metric object comes back as it is.
 
