@@ -2,8 +2,9 @@
 
     python -m benchmarks.manifests OUT
 
-writes `ship.csv` (sets whose terms allow weights that are given away), `heads.csv` (label maps), `test_t1.csv` and
-`test_multi.csv` (subjects that no training sees).
+writes `ship.csv` (sets whose terms allow weights that are given away), `heads.csv` (label maps), `features.csv` (what the
+models of deepsim learn from: one patient's T1, T2 and FLAIR with a tissue map that is made here, by ANTs' Atropos on the T1;
+labelled T1 scans; label maps), `test_t1.csv` and `test_multi.csv` (subjects that no training sees).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from regsim.errors import InputError
 COLUMNS = ("subject", "contrast", "path", "transform", "set", "licence")
 Row = tuple[str, str, Path, str, str, str]
 IXI = ("012", "013", "014", "033", "034", "048", "049")
+DARK = 0.02
 SESSIONS = ("msl01_ses1", "msl01_ses2", "msl03_ses2", "msl04_ses1")
 
 
@@ -48,6 +50,34 @@ def heads(root: Path) -> list[Row]:
     ]
 
 
+def features(root: Path, made: Path) -> list[Row]:
+    """One patient with a tissue map, seven labelled T1 scans, sixteen label maps."""
+    patient = [row for row in ship(root) if row[0] == "msx07"]
+    scans = [row for row in ship(root) if row[0].startswith("ixi")]
+    tissues = made / "sub-msx07_labels.nii.gz"
+    if not tissues.exists():
+        write_tissues(patient[0][2], tissues)
+    rows = [*patient, ("msx07", "labels", tissues, "", *patient[0][4:]), *scans]
+    for scan in scans:
+        labels = scan[2].with_name(scan[2].name.replace("_t1.", "_labels."))
+        rows.append((scan[0], "labels", labels, "", *scan[4:]))
+    return [*rows, *heads(root)]
+
+
+def write_tissues(t1: Path, path: Path) -> None:
+    """Fluid 1, grey 2, white matter 3 of a stripped T1: N4, then Atropos from three clusters, at 1.5 mm (less noise)."""
+    import ants
+
+    whole = ants.image_read(str(t1))
+    clipped = ants.iMath(whole, "TruncateIntensity", 0.001, 0.999)
+    image = ants.resample_image(clipped, (1.5, 1.5, 1.5), use_voxels=False, interp_type=0)
+    mask = image > DARK * float(image.quantile(0.999))
+    seen = ants.n4_bias_field_correction(image, mask=mask, shrink_factor=2)
+    found = ants.atropos(a=seen, x=mask, i="kmeans[3]", m="[0.1,1x1x1]")["segmentation"]
+    carried = ants.resample_image_to_target(found, whole, interp_type="nearestNeighbor")
+    ants.image_write(carried.astype("uint8"), str(path))
+
+
 def test_t1(root: Path) -> list[Row]:
     """T1 of 19 subjects that no training sees, 1 mm."""
     oasis = [
@@ -72,7 +102,7 @@ SETS = {"ship": ship, "heads": heads, "test_t1": test_t1, "test_multi": test_mul
 
 
 def write_manifests(folder: Path) -> dict[str, Path]:
-    """Write all four; their paths.
+    """Write all five; their paths.
 
     Raises:
         InputError: the sets are not to be had here.
@@ -81,7 +111,8 @@ def write_manifests(folder: Path) -> dict[str, Path]:
     if root is None:
         raise InputError("the real sets are not here: set REGSIM_DATA to the folder that holds them")
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: _write(folder / f"{name}.csv", rows(root)) for name, rows in SETS.items()}
+    learnt = _write(folder / "features.csv", features(root, folder.resolve()))
+    return {"features": learnt} | {name: _write(folder / f"{name}.csv", rows(root)) for name, rows in SETS.items()}
 
 
 def _write(path: Path, rows: Iterable[Row]) -> Path:

@@ -7,28 +7,27 @@ import torch
 from torch import nn
 
 import regsim.metrics.siamregqc  # noqa: F401  (registers the metric that recipes train)
-from regsim.applications.model_card import Figures
+from regsim.applications.pair_job import PairJob
 from regsim.applications.subjects import OnMessage, Parts, divided, read_all, silently
 from regsim.applications.train_error import ErrorJob
+from regsim.applications.train_features import FeatureJob
+from regsim.applications.train_two_channel import TwoChannelJob
 from regsim.applications.training_job import TrainingJob, TrainRequest
 from regsim.errors import InputError
-from regsim.evaluation.known_pairs import costs, draw_known_pairs, judge
-from regsim.metrics import AbstractMetric, load_metric
+from regsim.metrics import AbstractMetric
 from regsim.metrics.checkpoint import Card
 from regsim.metrics.siamese import SiameseNetwork
-from regsim.misalign.pairs import PairMaker
 from regsim.misalign.sources import Subject
 from regsim.output import check_folder
-from regsim.training.checks import PairCheck, best_threshold
+from regsim.training.checks import PairCheck
 from regsim.training.error_recipe import ErrorRecipe
+from regsim.training.feature_recipe import FeatureRecipe
 from regsim.training.objectives import Learner, Objectives
-from regsim.training.recipe import Recipe
+from regsim.training.recipe import AnyRecipe, Recipe
 from regsim.training.trainer import OnStep, Stage, Trained, train
+from regsim.training.two_channel_recipe import TwoChannelRecipe
 
 __all__ = ["TrainRequest", "read_all", "train_model", "train_on"]
-
-CLASSICAL = ("mse", "ncc", "lncc", "ssim", "nmi", "mind")
-LEAST_MISALIGNED = 2.0
 
 
 def train_model(
@@ -61,12 +60,20 @@ def train_on(
     """`train_model` with subjects that were read before; `test` judges in place of a share of `subjects`."""
     parts = divided(subjects, test, request.recipe, request.folds)
     places = [folder / f"fold-{number}" for number in range(1, len(parts) + 1)] if request.folds else [folder]
-    kind: type[TrainingJob] = ErrorJob if isinstance(request.recipe, ErrorRecipe) else _SiameseJob
-    jobs = [kind(request, part, place) for part, place in zip(parts, places, strict=True)]
+    jobs = [_kind(request.recipe)(request, part, place) for part, place in zip(parts, places, strict=True)]
     return [job.run(on_step, say) for job in jobs]
 
 
-class _SiameseJob(TrainingJob):
+def _kind(recipe: AnyRecipe) -> type[TrainingJob]:
+    """The job that trains by a recipe."""
+    if isinstance(recipe, ErrorRecipe):
+        return ErrorJob
+    if isinstance(recipe, TwoChannelRecipe):
+        return TwoChannelJob
+    return FeatureJob if isinstance(recipe, FeatureRecipe) else _SiameseJob
+
+
+class _SiameseJob(PairJob):
     """A training of `siamregqc`."""
 
     @property
@@ -76,10 +83,7 @@ class _SiameseJob(TrainingJob):
         return self.request.recipe
 
     def _prepare(self) -> None:
-        self.pairs = PairMaker(self.parts.train, self.recipe.pairs)
-        for others in (self.parts.validation, self.parts.test):
-            if others:
-                self.pairs.with_subjects(others)
+        super()._prepare()
         _check_teachable(self.recipe, self.parts)
 
     def _train(self, on_step: OnStep | None, say: OnMessage) -> tuple[nn.Module, Trained]:
@@ -96,42 +100,13 @@ class _SiameseJob(TrainingJob):
         resume = self.request.resume
         return learner.network, train(learner, stages, recipe.trainer, self.work, on_step, resume, self.fingerprint)
 
-    def _figures(self) -> Figures:
-        """What the card says, measured with the model as it was stored, on test subjects."""
-        recipe, parts = self.recipe, self.parts
-        if not parts.test:
-            return {"note": "no test subjects: no figures"}
-        metric = load_metric(recipe.metric, model=str(self.work))
-        least = min(LEAST_MISALIGNED * recipe.pairs.spacing, recipe.pairs.motion.error[1] / 2)
-        pairs = draw_known_pairs(
-            PairMaker(parts.test, recipe.pairs), recipe.tested_pairs, recipe.trainer.seed + 2, least
-        )
-        threshold = self._threshold(metric, least)
-        figures: Figures = {"threshold": threshold, **judge(metric, pairs, threshold)}
-        classical: list[AbstractMetric] = [load_metric(name) for name in CLASSICAL]
-        ranks = {other.name: float(str(judge(other, pairs)["spearman"])) for other in classical}
-        best = max(ranks, key=lambda name: ranks[name])
-        return {**figures, "best_classical": best, "best_classical_spearman": ranks[best]}
-
     def _threshold(self, metric: AbstractMetric, least: float) -> float:
-        """Above which cost a pair is called misaligned.
-
-        Half of the smallest misalignment where the value is an error; else the best one on pairs of the training and
-        validation subjects (a few validation subjects alone would make it a matter of chance).
-        """
-        recipe = self.recipe
-        if recipe.network.value == "error":
-            return least / 2
-        known = [*self.parts.train, *self.parts.validation]
-        maker = PairMaker([subject for subject in known if subject.images] or known, recipe.pairs)
-        pairs = draw_known_pairs(maker, 2 * recipe.checked_pairs, recipe.trainer.seed + 3, least).sorted
-        return best_threshold(costs(metric, pairs), pairs.misaligned)[1]
+        """Half of the smallest misalignment where the value is an error."""
+        return least / 2 if self.recipe.network.value == "error" else super()._threshold(metric, least)
 
 
 def _check_teachable(recipe: Recipe, parts: Parts) -> None:
-    """Checks need subjects; and segmentation would teach a subject without a label map that all of it is background."""
-    if any(stage.check_every for stage in recipe.stages) and not parts.validation:
-        raise InputError("check_every needs validation subjects; set their share above 0, or check_every to 0")
+    """Segmentation would teach a subject without a label map that all of it is background."""
     needed = any(term.kind == "segmentation" for stage in recipe.stages for term in stage.objectives)
     bare = next((subject.name for subject in parts.train if needed and subject.labels is None), None)
     if bare is not None:

@@ -12,11 +12,13 @@ import torch
 from regsim.errors import GridError, RegistrationError, SettingsError
 from regsim.images.image import Image
 from regsim.metrics import AbstractMetric, load_metric
+from regsim.metrics.features import FeatureMetric
 from regsim.prepare import rescaled
 from regsim.registration import powell
 from regsim.registration.deformable_cost import DeformableCost
 from regsim.registration.deformation import Deformation, chain, frozen, holds
 from regsim.registration.descent import Outcome, descend
+from regsim.registration.features import FeatureLevel, FeaturePyramid
 from regsim.registration.initial import plain, ranked, starts, tried
 from regsim.registration.level import Level
 from regsim.registration.log import LevelLog, StepLog
@@ -137,6 +139,7 @@ class _Run:
         self.original = (fixed, moving)
         self.fixed, self.moving = rescaled(fixed).to(device), rescaled(moving).to(device)
         self.images = Pyramid(self.fixed, self.moving)
+        self.taken: dict[tuple[str, float], FeaturePyramid] = {}
         self.schedule, self.ready, self.on_step, self.device = schedule, ready, on_step, device
         self.levels: list[LevelLog] = []
         self.steps: list[StepLog] = []
@@ -157,15 +160,25 @@ class _Run:
         metric = self.ready if driving and self.ready is not None else load_metric(stage.metric)
         return metric.to(self.device)
 
-    def _level(self, stage: Stage, metric: AbstractMetric, spacing: float) -> Level:
-        """A level of a linear stage: metrics that need no neighbours are read at scattered points."""
-        samples = stage.samples if metric.pointwise else None
-        return Level(*self.images.at(spacing, self.schedule.smoothing), metric, samples)
+    def _level(self, stage: Stage, metric: AbstractMetric, spacing: float, start: Transform) -> Level:
+        """One resolution of a stage. In linear stages metrics that need no neighbours are read at scattered points."""
+        samples = stage.samples if stage.transform in LINEAR else None
+        if isinstance(metric, FeatureMetric) and metric.before_warping:
+            return FeatureLevel(*self._features(stage, metric).at(spacing, start), metric.name, samples)
+        smoothing = self.schedule.smoothing if stage.transform in LINEAR else 0.0
+        return Level(*self.images.at(spacing, smoothing), metric, samples if metric.pointwise else None)
+
+    def _features(self, stage: Stage, metric: FeatureMetric) -> FeaturePyramid:
+        """Features are taken at the finest spacing of a stage, the fixed image's once for all stages that share it."""
+        key = (stage.metric, stage.levels[-1].spacing)
+        if key not in self.taken:
+            self.taken[key] = FeaturePyramid(self.fixed, self.moving, metric, key[1])
+        return self.taken[key]
 
     def _start(self, initial: Transform | None) -> tuple[str, Transform]:
         first = self.schedule.stages[0]
         metric = self._metric(first)
-        level = self._level(first, metric, first.levels[0].spacing)
+        level = self._level(first, metric, first.levels[0].spacing, initial or Rigid(self.fixed.ndim))
         if initial is not None:
             if initial.ndim != self.fixed.ndim:
                 raise GridError(f"the initial transform is {initial.ndim}-D, the images are {self.fixed.ndim}-D")
@@ -187,13 +200,15 @@ class _Run:
     def _searched(self, first: Stage, metric: AbstractMetric) -> tuple[str, Transform]:
         """The start "search": every turn is tried on coarse images, whatever the first level, and the best go on."""
         spacing = max(first.levels[0].spacing, float(self.fixed.grid.extent.max()) / COARSEST_AXIS)
-        level = self._level(first, metric, spacing)
+        still = Rigid(self.fixed.ndim)
+        level = self._level(first, metric, spacing, still)
         if not metric.differentiable:
             raise SettingsError(f"metric '{metric.name}' has no gradient: it cannot drive the start 'search'")
         candidates = everywhere(*self.images.at(spacing), self.schedule.flips)
         images = self.images.at(spacing, self.schedule.smoothing)
-        rough = Level(*images, metric, ROUGH_SAMPLES) if level.scattered else level
-        finer = self._level(first, metric, max(spacing / 2, min(self.fixed.grid.spacing)))
+        scattered = level.scattered and metric.pointwise
+        rough = Level(*images, metric, ROUGH_SAMPLES) if scattered else level
+        finer = self._level(first, metric, max(spacing / 2, min(self.fixed.grid.spacing)), still)
         name, moved = searched([rough, level, finer], candidates, 0.25 * spacing)
         self.parts = [moved]
         return name, copy.deepcopy(candidates[name])
@@ -208,7 +223,7 @@ class _Run:
         if stage.optimiser != "powell" and not metric.differentiable:
             raise SettingsError(f"metric '{metric.name}' has no gradient: use the optimiser 'powell'")
         for number, settings in enumerate(stage.levels):
-            level = self._level(stage, metric, settings.spacing)
+            level = self._level(stage, metric, settings.spacing, chain([own, *rest]))
             whole = chain([own, *frozen(rest, level.grid)])
             scales = own.steps(level.grid.radius)
             with self._logged(stage, number, level) as outcome:
@@ -255,7 +270,7 @@ class _Run:
         deformation.control.to(self.device)
         weights = {name: weight * last.spacing for name, weight in stage.penalties.items()}
         for number, settings in enumerate(stage.levels):
-            level = Level(*self.images.at(settings.spacing), metric)
+            level = self._level(stage, metric, settings.spacing, chain(before))
             deformation.refine(settings.control_spacing or 4 * settings.spacing)
             self.parts = [*before, deformation.finished(level.grid)]
             outer = chain(frozen(before, level.grid))

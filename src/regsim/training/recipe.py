@@ -13,8 +13,10 @@ from regsim.misalign.pairs import PairSettings
 from regsim.misalign.sources import SourceSettings
 from regsim.settings import Settings
 from regsim.training.error_recipe import ErrorRecipe
+from regsim.training.feature_recipe import FeatureRecipe
 from regsim.training.objectives import Objective
 from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.two_channel_recipe import TwoChannelRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
 CHECKED = ("spearman", "accuracy")
@@ -106,8 +108,12 @@ class Recipe(Settings):
         return self
 
 
-AnyRecipe = Recipe | ErrorRecipe
-KINDS: dict[object, type[Recipe] | type[ErrorRecipe]] = {"registration_error": ErrorRecipe}
+AnyRecipe = Recipe | ErrorRecipe | FeatureRecipe | TwoChannelRecipe
+KINDS: dict[object, type[AnyRecipe]] = {
+    "registration_error": ErrorRecipe,
+    "deepsim": FeatureRecipe,
+    "two_channel": TwoChannelRecipe,
+}
 
 
 def recipe_names() -> list[str]:
