@@ -23,11 +23,12 @@ Warping = Literal["before", "after"]
 
 
 class DeepSimilarity(FeatureMetric):
-    """`1/L sum_l mean_x cos(f_l(x), m_l(x))`: the mean cosine of two images' feature vectors over cells and levels.
+    """How alike two images look to a network: the cosine of its features, or how surely they match where they lie.
 
-    Or, with `value="matching"`, which the bundled models use: the mean probability that the finest features match where they
-    lie, and not one or two voxels away (`matching_probability`): noise, bias and contrast lower all cosines alike, and it is
-    this level, not the order, that differs from pair to pair.
+    `1/L sum_l mean_x cos(f_l(x), m_l(x))`, the mean cosine of two images' feature vectors over cells and levels; or, with
+    `value="matching"`, which the bundled models use, the mean probability that the finest features match where they
+    lie, and not one or two voxels away (`matching_probability`): noise, bias and contrast lower all cosines alike, and it
+    is this level, not the order, that differs from pair to pair.
 
     Models may set MIND's descriptors beside the network's finest features (`network.beside` on the card; the bundled ones do).
     The features f_l come from a small U-Net that was taught to give one anatomy the same features in any contrast
