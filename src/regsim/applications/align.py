@@ -27,7 +27,8 @@ from regsim.evaluation.views import make_views
 from regsim.images.formats import PICTURES, ending
 from regsim.images.image import Image
 from regsim.images.io import eight_bit, write_image
-from regsim.metrics import AbstractMetric, usable_metrics
+from regsim.metrics import REGISTRY, AbstractMetric, usable_metrics
+from regsim.metrics.features import FeatureMetric
 from regsim.metrics.names import is_model, label_of
 from regsim.output import (
     PART,
@@ -251,8 +252,9 @@ def _before(request: Request, found: Registration) -> tuple[Transform | None, li
 def _changes(
     fixed: Image, moving: Image, before: Transform | None, found: Registration, driving: list[str]
 ) -> list[MetricChange]:
-    # Over all voxels, air too, an expected error says little; the check gives it over the anatomy.
-    usable = usable_metrics()
+    # Over all voxels, air too, an expected error says little; the check gives it over the anatomy. Features of every voxel
+    # take seconds and gigabytes at 1 mm: for those who ask.
+    usable = [name for name in usable_metrics() if not issubclass(REGISTRY[name], FeatureMetric)]
     specs = [name for name in usable if name != CHECKED]
     specs += [spec for spec in dict.fromkeys(driving) if is_model(spec) or label_of(spec) not in usable]
     first, last = score(fixed, moving, specs, before), score(fixed, moving, specs, found.transform)
