@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from regsim.errors import InputError, SettingsError
 from regsim.kernels.box import box_sum
 from regsim.metrics.feature_network import FeatureNetwork, FeatureNetworkSettings
-from regsim.metrics.features import FeatureMetric, directions
+from regsim.metrics.features import Companion, FeatureMetric, directions
 from regsim.metrics.learned import load_network
 from regsim.metrics.mind import ModalityIndependentNeighbourhoodDescriptor
 from regsim.metrics.networks import CHANNELS_LAST
@@ -19,6 +19,7 @@ LOW, HIGH = 0.001, 0.995
 PLANES = 16
 REACH = 4
 DILATION, MIDDLE = 2, 0.5
+COMPANION_DILATIONS = (1, 2)
 Warping = Literal["before", "after"]
 
 
@@ -82,13 +83,16 @@ class DeepSimilarity(FeatureMetric):
         centred: bool = False,
         warping: str = "before",
         value: str = "auto",
+        guidance: float = 0.5,
     ):
         super().__init__()
         if warping not in ("before", "after"):
             raise SettingsError(f"deepsim: warping is 'before' or 'after', got '{warping}'")
         if value not in ("auto", "cosine", "matching"):
             raise SettingsError(f"deepsim: value is 'auto', 'cosine' or 'matching', got '{value}'")
-        self.model, self.chosen, self.centred = model, levels, centred
+        if not 0 <= guidance <= 100:
+            raise SettingsError(f"deepsim: guidance is from 0 to 100, got {guidance}")
+        self.model, self.chosen, self.centred, self.guidance = model, levels, centred, guidance
         self.before_warping = warping == "before"
         names = MODELS.values() if model == "auto" else (model,)
         self._of_dims: dict[int, str] = {}
@@ -101,7 +105,34 @@ class DeepSimilarity(FeatureMetric):
             _check_levels(levels, settings, name)
 
     def maps(self, image: torch.Tensor, weights: torch.Tensor | None) -> list[torch.Tensor]:
-        """The feature maps of the chosen levels, finest first."""
+        """The feature maps of the chosen levels, finest first, with MIND's descriptors beside the finest ones."""
+        found = self._all(image, weights)
+        beside = self._settings.beside
+        if beside and self._has_finest:
+            own = directions(self.descriptors(image, weights))
+            found[0] = torch.cat([directions(found[0]) * (1 - beside) ** 0.5, own * beside**0.5], dim=1)
+        return self._of_levels(found)
+
+    def own_maps(self, image: torch.Tensor, weights: torch.Tensor | None) -> list[torch.Tensor]:
+        """What the network alone says."""
+        return self._of_levels(self._all(image, weights))
+
+    def companion(self) -> Companion | None:
+        """Two-scale MIND, where the model has descriptors beside its features."""
+        if not (self._settings.beside and self.guidance and self._has_finest):
+            return None
+        return Companion(ModalityIndependentNeighbourhoodDescriptor(dilations=COMPANION_DILATIONS), self.guidance)
+
+    @property
+    def _has_finest(self) -> bool:
+        return self.chosen is None or 0 in self.chosen
+
+    def _of_levels(self, found: list[torch.Tensor]) -> list[torch.Tensor]:
+        chosen = found if self.chosen is None else [found[level] for level in self.chosen]
+        return [_centred(each) for each in chosen] if self.centred else chosen
+
+    def _all(self, image: torch.Tensor, weights: torch.Tensor | None) -> list[torch.Tensor]:
+        """The network's maps, all levels."""
         if min(image.shape[2:]) < 2:
             raise InputError(f"deepsim: needs at least 2 voxels a side, got {tuple(image.shape[2:])}")
         dims = image.ndim - 2
@@ -114,12 +145,7 @@ class DeepSimilarity(FeatureMetric):
             raise InputError(
                 f"deepsim: model '{self.model}' is for volumes, the images are pictures {tuple(image.shape[2:])}"
             )
-        beside = self._settings.beside
-        if beside and (self.chosen is None or 0 in self.chosen):
-            own = directions(self.descriptors(image, weights))
-            found[0] = torch.cat([directions(found[0]) * (1 - beside) ** 0.5, own * beside**0.5], dim=1)
-        chosen = found if self.chosen is None else [found[level] for level in self.chosen]
-        return [_centred(each) for each in chosen] if self.centred else chosen
+        return found
 
     def descriptors(self, image: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         """MIND's descriptors of the image, around 0; of neighbours 2 voxels apart where the image is large enough, else 1."""

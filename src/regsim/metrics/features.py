@@ -25,6 +25,14 @@ class _State:
     weights: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class Companion:
+    """A metric that sees warped images, and the pull of carried features as a share of its own."""
+
+    metric: AbstractMetric
+    share: float
+
+
 class FeatureMetric(LearnedMetric):
     """Mean cosine of two images' feature vectors, averaged over levels: `1/L sum_l mean_x cos(f_l(x), m_l(x))`.
 
@@ -42,13 +50,22 @@ class FeatureMetric(LearnedMetric):
     def maps(self, image: torch.Tensor, weights: torch.Tensor | None) -> list[torch.Tensor]:
         """Feature maps of `(M, 1, *spatial)`, one `(M, C, *cells)` a level, finest first; `weights` alike or None."""
 
-    def dense(self, image: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """All levels on the image's own grid, `(M, C, *spatial)`.
+    def own_maps(self, image: torch.Tensor, weights: torch.Tensor | None) -> list[torch.Tensor]:
+        """As `maps`, without what `companion` compares."""
+        return self.maps(image, weights)
+
+    def companion(self) -> Companion | None:
+        """What a deformable registration compares on the warped image itself, beside the carried features; None: nothing."""
+        return None
+
+    def dense(self, image: torch.Tensor, weights: torch.Tensor | None = None, whole: bool = True) -> torch.Tensor:
+        """All levels on the image's own grid, `(M, C, *spatial)`; not `whole`: without what the companion compares.
 
         Each level's vectors have the length `sqrt(1 / L)`, so half the squared distance of two images' vectors is
         1 - value, up to the interpolation of coarse levels.
         """
-        found = [directions(each) for each in self.maps(image, weights)]
+        maps = self.maps if whole else self.own_maps
+        found = [directions(each) for each in maps(image, weights)]
         full = [_to_shape(each, image.shape[2:]) for each in found]
         together: torch.Tensor = torch.cat([directions(each) for each in full], dim=1) / math.sqrt(len(full))
         return together

@@ -18,7 +18,7 @@ from regsim.registration import powell
 from regsim.registration.deformable_cost import DeformableCost
 from regsim.registration.deformation import Deformation, chain, frozen, holds
 from regsim.registration.descent import Outcome, descend
-from regsim.registration.features import FeatureLevel, FeaturePyramid
+from regsim.registration.features import FeatureLevel, FeaturePyramid, GuidedLevel
 from regsim.registration.initial import plain, ranked, starts, tried
 from regsim.registration.level import Level
 from regsim.registration.log import LevelLog, StepLog
@@ -111,6 +111,15 @@ def register(
     return _Run(fixed, moving, plan, initial, ready, on_step, torch.device(device)).result()
 
 
+def finest_level(fixed: Image, moving: Image, metric: str | None = None, transform: Goal = "deformable") -> Level:
+    """The last level that `register` would work at, where nothing has moved yet: to time a metric, or to look at its cost."""
+    _comparable(fixed, moving)
+    still = Rigid(fixed.ndim, fixed.grid.centre)
+    run = _Run(fixed, moving, schedule_for(transform, fixed.grid, metric), still, None, None, torch.device("cpu"))
+    stage = run.schedule.stages[-1]
+    return run._level(stage, run._metric(stage), stage.levels[-1].spacing, still)
+
+
 def _comparable(fixed: Image, moving: Image) -> None:
     if fixed.ndim != moving.ndim:
         raise GridError(f"fixed '{fixed.name}' is {fixed.ndim}-D, moving '{moving.name}' is {moving.ndim}-D")
@@ -139,7 +148,7 @@ class _Run:
         self.original = (fixed, moving)
         self.fixed, self.moving = rescaled(fixed).to(device), rescaled(moving).to(device)
         self.images = Pyramid(self.fixed, self.moving)
-        self.taken: dict[tuple[str, float], FeaturePyramid] = {}
+        self.taken: dict[tuple[str, float, bool], FeaturePyramid] = {}
         self.schedule, self.ready, self.on_step, self.device = schedule, ready, on_step, device
         self.levels: list[LevelLog] = []
         self.steps: list[StepLog] = []
@@ -164,15 +173,26 @@ class _Run:
         """One resolution of a stage. In linear stages metrics that need no neighbours are read at scattered points."""
         samples = stage.samples if stage.transform in LINEAR else None
         if isinstance(metric, FeatureMetric) and metric.before_warping:
-            return FeatureLevel(*self._features(stage, metric).at(spacing, start), metric.name, samples)
+            return self._feature_level(stage, metric, spacing, start)
         smoothing = self.schedule.smoothing if stage.transform in LINEAR else 0.0
         return Level(*self.images.at(spacing, smoothing), metric, samples if metric.pointwise else None)
 
-    def _features(self, stage: Stage, metric: FeatureMetric) -> FeaturePyramid:
+    def _feature_level(self, stage: Stage, metric: FeatureMetric, spacing: float, start: Transform) -> Level:
+        """Features are carried; in a deformable stage the metric's companion, if it has one, sees the warped image beside them."""
+        linear = stage.transform in LINEAR
+        companion = None if linear or stage.symmetric else metric.companion()
+        fixed, moving = self._features(stage, metric, companion is None).at(spacing, start)
+        if companion is None:
+            return FeatureLevel(fixed, moving, metric.name, stage.samples if linear else None)
+        images = self.images.at(spacing)
+        beside = Level(warp(images[0], None, fixed.grid), images[1], companion.metric.to(self.device))
+        return GuidedLevel(fixed, moving, metric.name, beside, companion.share)
+
+    def _features(self, stage: Stage, metric: FeatureMetric, whole: bool) -> FeaturePyramid:
         """Features are taken at the finest spacing of a stage, the fixed image's once for all stages that share it."""
-        key = (stage.metric, stage.levels[-1].spacing)
+        key = (stage.metric, stage.levels[-1].spacing, whole)
         if key not in self.taken:
-            self.taken[key] = FeaturePyramid(self.fixed, self.moving, metric, key[1])
+            self.taken[key] = FeaturePyramid(self.fixed, self.moving, metric, key[1], whole)
         return self.taken[key]
 
     def _start(self, initial: Transform | None) -> tuple[str, Transform]:

@@ -12,7 +12,7 @@ from regsim.kernels.choice import on_cpu
 from regsim.kernels.features import feature_distance
 from regsim.metrics.features import FeatureDistance, FeatureMetric
 from regsim.prepare import coarser
-from regsim.registration.level import Level
+from regsim.registration.level import Level, force_of
 from regsim.transforms.base import Transform
 from regsim.transforms.linear import LinearTransform, nearest_rotation
 from regsim.transforms.sampling import inside, to_index
@@ -44,10 +44,40 @@ class FeatureLevel(Level):
         return feature_distance(self._own, self._other, flat, self._matrix, weights)
 
 
-def features_of(image: Image, metric: FeatureMetric) -> Image:
-    """The image's features as an image of many channels, on its own grid."""
+class GuidedLevel(FeatureLevel):
+    """Carried features, and beside them a metric that sees the warped image itself: `cost = share c_f / p_f + c / p`.
+
+    Each cost c is divided by its pull p at one voxel of misplacement (`force_of`), measured where the level starts, so `share` is
+    the features' pull as a share of the metric's.
+
+    Args:
+        fixed, moving: both images' features.
+        name: of the metric whose features they are.
+        beside: the images themselves at the same spacing, and the metric.
+        share: see above.
+    """
+
+    def __init__(self, fixed: Image, moving: Image, name: str, beside: Level, share: float):
+        super().__init__(fixed, moving, name)
+        self.beside, self.share = beside, share
+        self._pulls: tuple[float, float] | None = None
+
+    def cost(self, points: torch.Tensor) -> torch.Tensor:
+        """As `Level.cost`."""
+        if self._pulls is None:
+            self._pulls = force_of(super().cost, self.grid, points), self.beside.force(points)
+        own, other = self._pulls
+        return self.share / own * super().cost(points) + self.beside.cost(points) / other
+
+    def force(self, points: torch.Tensor) -> float:
+        """1: the cost is divided by the companion's force already."""
+        return 1.0
+
+
+def features_of(image: Image, metric: FeatureMetric, whole: bool = True) -> Image:
+    """The image's features as an image of many channels, on its own grid; not `whole`: without its companion's."""
     with torch.no_grad():
-        found = metric.dense(image.batch, image.mask_batch)[0]
+        found = metric.dense(image.batch, image.mask_batch, whole)[0]
     if image.mask is not None:
         found = torch.where(image.mask > 0, found, torch.zeros(()).to(found))
     return Image(found, image.grid, image.mask, image.name)
@@ -65,11 +95,12 @@ class FeaturePyramid:
         moving: likewise.
         metric: whose features.
         spacing: at which they are taken.
+        whole: with what the metric's companion compares, if it has one.
     """
 
-    def __init__(self, fixed: Image, moving: Image, metric: FeatureMetric, spacing: float):
-        self.moving, self.metric, self.spacing = moving, metric, spacing
-        self.fixed = features_of(coarser(fixed, spacing), metric)
+    def __init__(self, fixed: Image, moving: Image, metric: FeatureMetric, spacing: float, whole: bool = True):
+        self.moving, self.metric, self.spacing, self.whole = moving, metric, spacing, whole
+        self.fixed = features_of(coarser(fixed, spacing), metric, whole)
         self._seen_at = np.zeros(())
         self._seen: Image | None = None
 
@@ -83,7 +114,8 @@ class FeaturePyramid:
         wanted = directions_after(start, self.fixed.grid)
         if self._seen is None or float(np.abs(wanted - self._seen_at).max()) >= SMALLEST_TURN:
             turned = turned_to(self.moving, wanted)
-            self._seen, self._seen_at = features_of(coarser(turned, self.spacing), self.metric), wanted
+            taken = features_of(coarser(turned, self.spacing), self.metric, self.whole)
+            self._seen, self._seen_at = taken, wanted
         return self._seen
 
 

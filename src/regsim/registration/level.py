@@ -1,5 +1,6 @@
 """One resolution level: the cost of a mapping, with the metric bound once."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -101,11 +102,17 @@ class Level:
         Every metric has its own scale; a cost divided by this is a length. It does not depend on how well the images are
         aligned already, as the gradient at the present place would.
         """
-        step = torch.tensor([1.0, -1.0, 1.0])[: self.grid.ndim].to(points)
-        size = float(torch.tensor(self.grid.spacing).log().mean().exp())
-        moved = (points.detach() + size * step / step.norm()).requires_grad_(True)
-        (gradient,) = torch.autograd.grad(self.cost(moved), moved)
-        return max(float(gradient.norm(dim=-1).sum()), 1e-12)
+        return force_of(self.cost, self.grid, points)
+
+
+def force_of(cost: Callable[[torch.Tensor], torch.Tensor], grid: Grid, points: torch.Tensor) -> float:
+    """How strongly a cost of mapped points pulls: see `Level.force`."""
+    step = torch.tensor([1.0, -1.0, 1.0])[: grid.ndim].to(points)
+    size = float(torch.tensor(grid.spacing).log().mean().exp())
+    moved = (points.detach() + size * step / step.norm()).requires_grad_(True)
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(cost(moved), moved)
+    return max(float(gradient.norm(dim=-1).sum()), 1e-12)
 
 
 def off_grid(image: Image) -> Image:
