@@ -4,7 +4,8 @@
 
 writes `ship.csv` (sets whose terms allow weights that are given away), `heads.csv` (label maps), `features.csv` (what the
 models of deepsim learn from: one patient's T1, T2 and FLAIR with a tissue map that is made here, by ANTs' Atropos on the T1;
-labelled T1 scans; label maps), `test_t1.csv` and `test_multi.csv` (subjects that no training sees).
+labelled T1 scans; label maps), `test_t1.csv` and `test_multi.csv` (subjects that no training sees), `em.csv` and `test_em.csv`
+(electron micrographs: one stack with its membranes to learn from, another to judge by), `labelled.csv` (the labelled T1 scans).
 """
 
 import argparse
@@ -12,13 +13,16 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from benchmarks.data import data_folder
 from regsim.errors import InputError
+from regsim.images import Grid, Image, read_image, write_image
 
 COLUMNS = ("subject", "contrast", "path", "transform", "set", "licence")
 Row = tuple[str, str, Path, str, str, str]
 IXI = ("012", "013", "014", "033", "034", "048", "049")
-DARK = 0.02
+DARK, SECTION = 0.02, 12.5
 SESSIONS = ("msl01_ses1", "msl01_ses2", "msl03_ses2", "msl04_ses1")
 
 
@@ -57,10 +61,7 @@ def features(root: Path, made: Path) -> list[Row]:
     tissues = made / "sub-msx07_labels.nii.gz"
     if not tissues.exists():
         write_tissues(patient[0][2], tissues)
-    rows = [*patient, ("msx07", "labels", tissues, "", *patient[0][4:]), *scans]
-    for scan in scans:
-        labels = scan[2].with_name(scan[2].name.replace("_t1.", "_labels."))
-        rows.append((scan[0], "labels", labels, "", *scan[4:]))
+    rows = [*patient, ("msx07", "labels", tissues, "", *patient[0][4:]), *scans, *map(_labels_of, scans)]
     return [*rows, *heads(root)]
 
 
@@ -76,6 +77,36 @@ def write_tissues(t1: Path, path: Path) -> None:
     found = ants.atropos(a=seen, x=mask, i="kmeans[3]", m="[0.1,1x1x1]")["segmentation"]
     carried = ants.resample_image_to_target(found, whole, interp_type="nearestNeighbor")
     ants.image_write(carried.astype("uint8"), str(path))
+
+
+def em(root: Path, made: Path) -> dict[str, list[Row]]:
+    """Electron micrographs: three parts of one stack with their membranes (2; cells 3) to learn from, another stack to judge by.
+
+    Volumes are written, one voxel for a pixel; sections lie 12.5 pixels apart.
+    """
+    found: dict[str, list[Row]] = {"em": [], "test_em": []}
+    for part in range(3):
+        numbers = range(7 * part, 7 * part + 7)
+        for kind, folder in (("em", "vnc_a"), ("labels", "vnc_a_membrane")):
+            path = made / f"vnca{part}_{kind}.nii.gz"
+            write_stack(
+                [root / "em_sections" / folder / f"{number:02d}.png" for number in numbers], path, kind == "labels"
+            )
+            found["em"].append((f"vnca{part}", kind, path, "", "em_tissues (ISBI 2012)", "research only"))
+    path = made / "vncb_em.nii.gz"
+    write_stack([root / "em_sections" / "vnc_b" / f"{number:02d}.png" for number in range(21)], path, False)
+    found["test_em"].append(("vncb", "em", path, "", "em_sections/vnc_b", "test only"))
+    return found
+
+
+def write_stack(sections: list[Path], path: Path, membranes: bool) -> None:
+    """Pictures as the planes of one volume; where they are masks of membranes, black becomes 2 and white 3."""
+    planes = torch.stack([read_image(section).data[0].float() for section in sections])
+    values = torch.where(planes > planes.max() / 2, 3, 2).to(torch.int16) if membranes else planes
+    grid = Grid(
+        tuple(reversed(values.shape)), (1.0, 1.0, SECTION), (0.0, 0.0, 0.0), tuple(map(tuple, torch.eye(3).tolist()))
+    )
+    write_image(Image(values[None], grid, name=path.name), path)
 
 
 def test_t1(root: Path) -> list[Row]:
@@ -98,11 +129,21 @@ def test_multi(root: Path) -> list[Row]:
     return rows
 
 
-SETS = {"ship": ship, "heads": heads, "test_t1": test_t1, "test_multi": test_multi}
+def labelled(root: Path) -> list[Row]:
+    """Seven labelled T1 scans."""
+    scans = [row for row in ship(root) if row[0].startswith("ixi")]
+    return [*scans, *[_labels_of(scan) for scan in scans]]
+
+
+def _labels_of(scan: Row) -> Row:
+    return (scan[0], "labels", scan[2].with_name(scan[2].name.replace("_t1.", "_labels.")), "", *scan[4:])
+
+
+SETS = {"labelled": labelled, "ship": ship, "heads": heads, "test_t1": test_t1, "test_multi": test_multi}
 
 
 def write_manifests(folder: Path) -> dict[str, Path]:
-    """Write all five; their paths.
+    """Write all; their paths.
 
     Raises:
         InputError: the sets are not to be had here.
@@ -112,7 +153,8 @@ def write_manifests(folder: Path) -> dict[str, Path]:
         raise InputError("the real sets are not here: set REGSIM_DATA to the folder that holds them")
     folder.mkdir(parents=True, exist_ok=True)
     learnt = _write(folder / "features.csv", features(root, folder.resolve()))
-    return {"features": learnt} | {name: _write(folder / f"{name}.csv", rows(root)) for name, rows in SETS.items()}
+    known = {name: rows(root) for name, rows in SETS.items()} | em(root, folder.resolve())
+    return {"features": learnt} | {name: _write(folder / f"{name}.csv", rows) for name, rows in known.items()}
 
 
 def _write(path: Path, rows: Iterable[Row]) -> Path:

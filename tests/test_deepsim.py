@@ -15,8 +15,8 @@ from regsim.metrics.feature_network import LEVELS, FeatureNetwork, FeatureNetwor
 from regsim.metrics.features import FeatureDistance, directions
 from regsim.metrics.matching_probability import matching_probability, shifted
 from regsim.registration import register
-from regsim.registration.features import FeatureLevel, FeaturePyramid, directions_after, turned_to
-from regsim.registration.level import Level
+from regsim.registration.features import FeatureLevel, FeaturePyramid, GuidedLevel, directions_after, turned_to
+from regsim.registration.level import Level, force_of
 from regsim.transforms.linear import Rigid
 from tests.metric_cases import noisy, shifted_pair, textured
 
@@ -221,3 +221,47 @@ def test_the_bundled_models_order_noisy_images_of_a_brain() -> None:
     metric = load_metric("deepsim")
     values = [float(metric(first, second.roll(step, -1))) for step in (0, 1, 2, 4)]
     assert values == sorted(values, reverse=True)
+
+
+def test_a_companion_comes_only_with_descriptors_and_guidance(made: Made) -> None:
+    beside = str(made("beside", beside=0.2))
+    found = DeepSimilarity(beside, guidance=0.3).companion()
+    assert found is not None
+    assert (found.metric.name, found.share) == ("mind", 0.3)
+    assert DeepSimilarity(beside, guidance=0.0).companion() is None
+    assert DeepSimilarity(str(made("plain"))).companion() is None
+    image = textured((1, 1, 24, 24), 3).float()
+    metric = DeepSimilarity(beside)
+    alone, whole = metric.dense(image, whole=False), metric.dense(image)
+    assert whole.shape[1] > alone.shape[1]
+    torch.testing.assert_close(directions(whole[:, : alone.shape[1]]), alone)
+
+
+def test_guided_cost_adds_both_parts_over_their_forces() -> None:
+    generator = torch.Generator().manual_seed(1)
+    grid = Image.of_array(torch.zeros(30, 26)).grid
+    features = [Image(directions(torch.rand((1, 3, 30, 26), generator=generator))[0], grid) for _ in range(2)]
+    images = [Image(textured((1, 1, 30, 26), seed)[0].float(), grid) for seed in (1, 2)]
+    beside = Level(*images, load_metric("mind"))
+    guided = GuidedLevel(*features, "deepsim", beside, 0.25)
+    plain = FeatureLevel(*features, "deepsim")
+    start = guided.points + 0.1
+    costs = plain.cost(start) / force_of(plain.cost, plain.grid, start), beside.cost(start) / beside.force(start)
+    torch.testing.assert_close(guided.cost(start), 0.25 * costs[0] + costs[1])
+    assert guided.force(start) == 1.0
+    moved = start.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(guided.cost(moved), moved)
+    assert bool(slope.isfinite().all())
+    assert float(slope.norm()) > 0
+
+
+def test_without_guidance_a_deformation_is_driven_by_the_features_alone(made: Made) -> None:
+    fixed, moving = (Image.of_array(each[0, 0].float()) for each in shifted_pair(2, 2))
+    model = str(made(beside=0.2))
+    plans = {
+        share: register(fixed, moving, f"deepsim:model={model},guidance={share}", "deformable") for share in (0.0, 1.0)
+    }
+    costs = {share: [level.cost_first for level in found.levels] for share, found in plans.items()}
+    linear = [number for number, level in enumerate(plans[0.0].levels) if level.stage != "control_grid"]
+    assert [costs[0.0][number] for number in linear] == pytest.approx([costs[1.0][number] for number in linear])
+    assert costs[0.0][-1] != pytest.approx(costs[1.0][-1])

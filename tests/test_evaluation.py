@@ -20,6 +20,7 @@ from regsim.evaluation.accuracy import (
 )
 from regsim.evaluation.results import Views
 from regsim.evaluation.scoring import score
+from regsim.evaluation.statistics import equivalence
 from regsim.evaluation.views import display_grid, make_views
 from regsim.images import Grid, Image
 from regsim.metrics import load_metric, usable_metrics
@@ -185,3 +186,20 @@ def test_pixels_and_mm_are_never_compared() -> None:
 def test_at_most_fifty_thousand_points() -> None:
     image = Image.of_array(torch.ones(300, 300), 1.0)
     assert foreground_points(replace(image, mask=torch.ones(1, 300, 300))).shape[0] <= 50_000
+
+
+def test_equivalence_is_two_one_sided_tests() -> None:
+    from scipy.stats import ttest_1samp
+
+    generator = np.random.default_rng(3)
+    first, second = generator.normal(0.5, 0.02, 9), generator.normal(0.5, 0.02, 9)
+    found = equivalence(first, second, 0.015)
+    gaps = first - second
+    above = ttest_1samp(gaps + 0.015, 0, alternative="greater").pvalue
+    below = ttest_1samp(gaps - 0.015, 0, alternative="less").pvalue
+    assert found.probability == pytest.approx(max(above, below))
+    assert found.interval == pytest.approx(ttest_1samp(gaps, 0).confidence_interval(0.9))
+    assert equivalence(first, first, 0.01).probability == 0
+    assert equivalence(first, first + 0.02, 0.01).probability == 1
+    with pytest.raises(InputError, match="two or more"):
+        equivalence(first[:1], second[:1], 0.01)

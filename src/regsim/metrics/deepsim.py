@@ -54,9 +54,12 @@ class DeepSimilarity(FeatureMetric):
         centred: take each channel's mean over the cells off first.
         warping: "before" or "after".
         value: "cosine", "matching", or "auto": what the model is made for (its card's `network.value`).
+        guidance: of models with MIND's descriptors beside, in the deformable stages of a registration that takes features before
+            warping: two-scale MIND sees the warped image, and the carried features pull this much beside its 1. 0: the
+            features with their descriptors drive alone, and MIND is not taken anew.
 
     Raises:
-        SettingsError: a level that the model does not have, a warping of another name.
+        SettingsError: a level that the model does not have, a warping of another name, guidance below 0 or above 100.
         InputError: not a model folder, a model of another metric, pictures for a model of volumes, an image smaller than 2
             voxels a side.
 
@@ -83,7 +86,7 @@ class DeepSimilarity(FeatureMetric):
         centred: bool = False,
         warping: str = "before",
         value: str = "auto",
-        guidance: float = 0.5,
+        guidance: float = 0.1,
     ):
         super().__init__()
         if warping not in ("before", "after"):

@@ -178,7 +178,7 @@ class _Run:
         return Level(*self.images.at(spacing, smoothing), metric, samples if metric.pointwise else None)
 
     def _feature_level(self, stage: Stage, metric: FeatureMetric, spacing: float, start: Transform) -> Level:
-        """Features are carried; in a deformable stage the metric's companion, if it has one, sees the warped image beside them."""
+        """Features are carried; in a deformable stage the metric's companion, if any, sees the warped image beside them."""
         linear = stage.transform in LINEAR
         companion = None if linear or stage.symmetric else metric.companion()
         fixed, moving = self._features(stage, metric, companion is None).at(spacing, start)
