@@ -9,8 +9,8 @@
   the standard deviation of the logarithm of its Jacobian determinant.
 - time: one evaluation with gradient of the driver's finest deformable level (2 mm), median of 15, and its ratio to MIND's.
 
-"mind" is the driver's own default (nmi for the linear stages, MIND at two scales for the deformation); any other metric drives
-all stages. Rows are appended as they come, and what is there is not run again. `tables` prints medians, and the mean difference of
+"mind" is the driver's own default (nmi for linear stages, MIND at two scales for the deformation); other metrics drive all
+stages. Rows are appended as they come, and what is there is not run again. `tables` prints medians, and the mean difference of
 Dice from MIND's with its 90 % interval and the test of equivalence (TOST, margin .005).
 """
 
