@@ -6,7 +6,7 @@
 - between: FLAIR onto T1 of other people, the eight pairs of `benchmarks.registration`; Dice and folding.
 - rigid: T2 and FLAIR onto T1 of a patient that no training saw (msx19, 1 mm), 20 starts; true error.
 - noise: T1 onto T1 of other people, noise of sigma .05 to .2 on both; Dice against the clean labels, and how rough the field is:
-  the standard deviation of the logarithm of its Jacobian determinant.
+  the standard deviation of the logarithm of its Jacobian determinant. Here NAME*FACTOR multiplies the penalties' weights.
 - time: one evaluation with gradient of the driver's finest deformable level (2 mm), median of 15, and its ratio to MIND's.
 
 "mind" is the driver's own default (nmi for linear stages, MIND at two scales for the deformation); other metrics drive all
@@ -38,6 +38,7 @@ from regsim.evaluation.accuracy import true_errors
 from regsim.evaluation.statistics import equivalence
 from regsim.images import Image, read_image
 from regsim.registration.driver import finest_level
+from regsim.registration.schedule import Schedule, schedule_for
 from regsim.transforms import Rigid, warp
 
 KEY = ("set", "case", "metric")
@@ -51,6 +52,21 @@ Cases = Mapping[str, Callable[[], Row]]
 def driving(metric: str) -> str | None:
     """What the driver is asked for: its default plan for "mind"."""
     return None if metric == DEFAULT else metric
+
+
+def smoother(metric: str, fixed: Image) -> tuple[str | None, Schedule | None]:
+    """The driver's metric, and its plan where `NAME*FACTOR` asks for penalties of so many times their weight."""
+    name, star, factor = metric.partition("*")
+    if not star:
+        return driving(metric), None
+    plan = schedule_for("deformable", fixed.grid, driving(name))
+    stages = tuple(
+        stage.model_copy(
+            update={"penalties": {kind: float(factor) * weight for kind, weight in stage.penalties.items()}}
+        )
+        for stage in plan.stages
+    )
+    return driving(name), plan.model_copy(update={"stages": stages})
 
 
 def people(place: Path, pair: tuple[str, str], contrast: str) -> tuple[Image, Image, list[Image]]:
@@ -93,7 +109,8 @@ def noise(place: Path, metric: str, quick: bool) -> Cases:
     def work(pair: tuple[str, str], sigma: float) -> Row:
         fixed, moving, labels = people(place, pair, "t1")
         noisy = [with_noise(image, sigma, seed) for seed, image in enumerate((fixed, moving))]
-        found, row = ours(noisy[0], noisy[1], "deformable", driving(metric))
+        name, plan = smoother(metric, fixed)
+        found, row = ours(noisy[0], noisy[1], "deformable", name, plan)
         with torch.no_grad():
             determinant = found.transform.jacobian_determinant(fixed.grid)[fixed.data[0] > 0]
         return {**row, **overlap(found, *labels), "roughness": float(determinant.clamp_min(1e-3).log().std())}

@@ -10,6 +10,7 @@ from benchmarks.feature_loss import compared, measure, with_noise
 from benchmarks.rows import Row, read_rows
 from regsim.images import Image
 from regsim.metrics.deepsim import DeepSimilarity
+from regsim.registration.schedule import schedule_for
 
 
 def test_rows_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +56,15 @@ def test_seeds_are_summed_up_and_levels_judged_alone() -> None:
     assert list(within_contrast.variants("ncc", "ncc")) == ["ncc"]
     assert list(within_contrast.variants("ours/seed0", "deepsim-brain-2d")) == ["ours/seed0"]
     assert isinstance(within_contrast.variants("ours/seed0", "deepsim-brain-2d")["ours/seed0"], DeepSimilarity)
+
+
+def test_penalties_are_multiplied() -> None:
+    image = Image.of_array(torch.rand(32, 32))
+    name, plan = feature_loss.smoother("ncc*4", image)
+    assert name == "ncc"
+    assert plan is not None
+    usual = schedule_for("deformable", image.grid, "ncc")
+    for stage, own in zip(plan.stages, usual.stages, strict=True):
+        assert stage.penalties == {kind: 4 * weight for kind, weight in own.penalties.items()}
+    assert any(stage.penalties for stage in plan.stages)
+    assert feature_loss.smoother("mind", image) == (None, None)
