@@ -164,7 +164,7 @@ def measure(names: list[str], specs: list[str], output: Path, quick: bool) -> No
         for label, metric in map(labelled, specs):
             for case, work in SETS[name](place, metric, quick).items():
                 key: dict[str, str | float] = {"set": name, "case": case, "metric": label}
-                if not any(all(str(row[column]) == str(key[column]) for column in KEY) for row in table.rows):
+                if not table.has(**key):
                     table.add(key | {column: value for column, value in work().items() if column in COLUMNS})
 
 

@@ -34,9 +34,9 @@ def test_rows_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_dice_is_compared_pair_by_pair() -> None:
     rows: list[Row] = [{"case": str(n), "metric": "mind", "dice": 0.5 + 0.01 * n} for n in range(4)]
-    rows += [{"case": str(n), "metric": "new", "dice": 0.501 + 0.01 * n + 0.0001 * (n % 2)} for n in range(4)]
+    rows += [{"case": str(n), "metric": "new", "dice": 0.5012 + 0.01 * n + 0.0002 * (n % 2)} for n in range(4)]
     assert compared(rows, "mind") == ""
-    assert compared(rows, "new").startswith("+0.0011 (")
+    assert compared(rows, "new").startswith("+0.0013 (")
     assert float(compared(rows, "new").rpartition(" ")[2]) < 0.05
 
 
