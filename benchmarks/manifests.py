@@ -4,8 +4,9 @@
 
 writes `ship.csv` (sets whose terms allow weights that are given away), `heads.csv` (label maps), `features.csv` (what the
 models of deepsim learn from: one patient's T1, T2 and FLAIR with a tissue map that is made here, by ANTs' Atropos on the T1;
-labelled T1 scans; label maps), `test_t1.csv` and `test_multi.csv` (subjects that no training sees), `em.csv` and `test_em.csv`
-(electron micrographs: one stack with its membranes to learn from, another to judge by), `labelled.csv` (the labelled T1 scans).
+labelled T1 scans; label maps), `evaluators.csv` (T1 alone, what the models of imse learn from), `test_t1.csv`, `test_multi.csv`
+and `test_contrasts.csv` (subjects that no training sees), `em.csv` and `test_em.csv` (electron micrographs: one stack with its
+membranes to learn from, another to judge by), `labelled.csv` (the labelled T1 scans).
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.data import data_folder
 from regsim.errors import InputError
@@ -23,6 +25,7 @@ COLUMNS = ("subject", "contrast", "path", "transform", "set", "licence")
 Row = tuple[str, str, Path, str, str, str]
 IXI = ("012", "013", "014", "033", "034", "048", "049")
 DARK, SECTION = 0.02, 12.5
+CLOSED = 2
 SESSIONS = ("msl01_ses1", "msl01_ses2", "msl03_ses2", "msl04_ses1")
 
 
@@ -109,6 +112,42 @@ def write_stack(sections: list[Path], path: Path, membranes: bool) -> None:
     write_image(Image(values[None], grid, name=path.name), path)
 
 
+def evaluators(root: Path, made: Path) -> list[Row]:
+    """What the models of imse learn from: T1 of one patient, and of seven volunteers with and without their skulls."""
+    rows = [row for row in ship(root) if row[:2] == ("msx07", "t1")]
+    for subject, contrast, path, transform, name, licence in (row for row in ship(root) if row[0].startswith("ixi")):
+        stripped = made / f"{subject}_brain.nii.gz"
+        if not stripped.exists():
+            write_stripped(path, path.with_name(path.name.replace("_t1.", "_labels.")), stripped)
+        rows.append((f"{subject}/head", contrast, path, transform, name, licence))
+        rows.append((f"{subject}/brain", contrast, stripped, transform, name, licence))
+    return rows
+
+
+def write_stripped(t1: Path, labels: Path, path: Path) -> None:
+    """What lies within a head's labels, closed by two voxels (4 mm)."""
+    whole, known = read_image(t1), read_image(labels, labels=True)
+    grown = F.max_pool3d((known.data > 0).float(), 2 * CLOSED + 1, 1, CLOSED)
+    inside = 1 - F.max_pool3d(1 - grown, 2 * CLOSED - 1, 1, CLOSED - 1)
+    write_image(whole.with_data(whole.data * inside), path)
+
+
+def test_contrasts(root: Path) -> list[Row]:
+    """Subjects that no model of imse has seen, in two to four contrasts: two patients, sixteen older people, three averages."""
+    patient = [row for row in ship(root) if row[0] == "msx19"]
+    visits = [
+        (f"br002/{path.name.split('_')[1]}", contrast, path.with_name(path.name.replace("_t1.", f"_{contrast}.")), "",
+         "brain_longitudinal", "test only")
+        for path in sorted((root / "brain_longitudinal").glob("*_t1.nii.gz"))
+        for contrast in ("t1", "t2")
+    ]  # fmt: skip
+    averages = [
+        ("avg152", contrast, root / "brain_templates" / f"avg152_{contrast}.nii.gz", "", "brain_templates", "test only")
+        for contrast in ("t1", "t2", "pd")
+    ]
+    return [*patient, *visits, *test_multi(root), *averages]
+
+
 def test_t1(root: Path) -> list[Row]:
     """T1 of 19 subjects that no training sees, 1 mm."""
     oasis = [
@@ -139,7 +178,14 @@ def _labels_of(scan: Row) -> Row:
     return (scan[0], "labels", scan[2].with_name(scan[2].name.replace("_t1.", "_labels.")), "", *scan[4:])
 
 
-SETS = {"labelled": labelled, "ship": ship, "heads": heads, "test_t1": test_t1, "test_multi": test_multi}
+SETS = {
+    "labelled": labelled,
+    "test_contrasts": test_contrasts,
+    "ship": ship,
+    "heads": heads,
+    "test_t1": test_t1,
+    "test_multi": test_multi,
+}
 
 
 def write_manifests(folder: Path) -> dict[str, Path]:
@@ -153,8 +199,11 @@ def write_manifests(folder: Path) -> dict[str, Path]:
         raise InputError("the real sets are not here: set REGSIM_DATA to the folder that holds them")
     folder.mkdir(parents=True, exist_ok=True)
     learnt = _write(folder / "features.csv", features(root, folder.resolve()))
+    alone = _write(folder / "evaluators.csv", evaluators(root, folder.resolve()))
     known = {name: rows(root) for name, rows in SETS.items()} | em(root, folder.resolve())
-    return {"features": learnt} | {name: _write(folder / f"{name}.csv", rows) for name, rows in known.items()}
+    return {"features": learnt, "evaluators": alone} | {
+        name: _write(folder / f"{name}.csv", rows) for name, rows in known.items()
+    }
 
 
 def _write(path: Path, rows: Iterable[Row]) -> Path:

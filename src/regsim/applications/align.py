@@ -173,11 +173,11 @@ def describe(
     """All that is measured about a registration; `before` is what it is compared with (None: the files' own geometry)."""
     fixed, moving = request.fixed, request.moving
     nonlinear = deformable_part(found.transform)
-    driving = [stage.metric for stage in found.schedule.stages]
+    driving = list(found.schedule.metrics)
     return RegistrationResults(
         title=f"{moving.name} aligned to {fixed.name}",
         transform=request.transform,
-        metric=label_of(driving[-1]),
+        metric=label_of(found.schedule.stages[-1].metrics[-1]),
         unit=fixed.grid.unit,
         fixed=_facts(fixed),
         moving=_facts(moving),

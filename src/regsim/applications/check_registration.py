@@ -23,7 +23,7 @@ def check_registration(found: Registration, run: Provenance, target: Path) -> tu
         run: how it was made; the check's own `run.json` follows it.
         target: the folder to fill, which becomes `check` in the registration's results.
     """
-    driving = (known_principle(stage.metric) for stage in found.schedule.stages)
+    driving = (known_principle(name) for name in found.schedule.metrics)
     settings = CheckSettings(driver=tuple(dict.fromkeys(metric for metric in driving if metric)))
     try:
         checked = check_with(

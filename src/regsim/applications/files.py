@@ -22,6 +22,7 @@ REPLACED = {
     "transform",
     "metric",
     "linear_metric",
+    "coarse_metric",
     "start",
     "optimiser",
     "regularisation",
@@ -45,6 +46,7 @@ class FileRequest(Settings):
     transform: Goal = "rigid"
     metric: str | None = None
     linear_metric: str | None = None
+    coarse_metric: str | None = None
     start: Start = "auto"
     optimiser: Optimiser = "gradient"
     regularisation: float = Field(default=1.0, ge=0)
@@ -65,7 +67,7 @@ def file_request(asked: FileRequest) -> Request:
     Raises:
         RegsimError: any input that cannot be used; nothing was written.
     """
-    for metric in (asked.metric, asked.linear_metric):
+    for metric in (asked.metric, asked.linear_metric, asked.coarse_metric):
         if metric is not None:
             load_metric(metric)
     if asked.schedule is None:
@@ -73,8 +75,8 @@ def file_request(asked: FileRequest) -> Request:
     fixed, moving = read_pair(asked.fixed, asked.moving, asked.fixed_mask, asked.moving_mask, asked.spacing)
     fixed, moving = _without(fixed, asked.fixed_exclude), _without(moving, asked.moving_exclude)
     schedule = _plan(asked, fixed) if asked.schedule is None else Schedule.of_toml(asked.schedule)
-    for stage in schedule.stages:
-        load_metric(stage.metric)
+    for name in schedule.metrics:
+        load_metric(name)
     inputs = [("fixed", asked.fixed), ("moving", asked.moving)]
     extra = [
         ("schedule", asked.schedule),
@@ -127,6 +129,7 @@ def _plan(asked: FileRequest, fixed: Image) -> Schedule:
         fixed.grid,
         asked.metric,
         linear_metric=asked.linear_metric,
+        coarse_metric=asked.coarse_metric,
         start=asked.start,
         optimiser=asked.optimiser,
         regularisation=asked.regularisation,

@@ -44,7 +44,7 @@ def kept_results(
 def model_inputs(asked: FileRequest) -> list[tuple[str, Path]]:
     """The folders of models that drive, which a result depends on as on its images."""
     if asked.schedule is None:
-        specs = [spec for spec in (asked.metric, asked.linear_metric) if spec]
+        specs = [spec for spec in (asked.metric, asked.linear_metric, asked.coarse_metric) if spec]
     else:
-        specs = [stage.metric for stage in Schedule.of_toml(asked.schedule).stages]
+        specs = list(Schedule.of_toml(asked.schedule).metrics)
     return [("model", Path(spec)) for spec in dict.fromkeys(specs) if is_model(spec) and Path(spec).is_dir()]

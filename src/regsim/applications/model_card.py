@@ -15,7 +15,7 @@ from regsim.output import now, sha256, size_in_bytes, versions
 from regsim.training.recipe import AnyRecipe
 from regsim.training.state import fingerprint as hash_of
 
-HARMLESS: dict[str, Any] = {"trainer": {"device", "fast_memory", "checkpoint_every"}}
+HARMLESS: dict[str, Any] = {"trainer": {"device", "fast_memory", "checkpoint_every", "ahead"}}
 Figures = dict[str, float | str | tuple[float, ...]]
 
 

@@ -243,7 +243,7 @@ def _results(
     return SweepResults(
         title=f"{request.moving.name} aligned to {request.fixed.name}: {len(rows)} weights",
         transform=asked.pair.transform,
-        metric=label_of(stages[-1].metric),
+        metric=label_of(stages[-1].metrics[-1]),
         unit=request.fixed.grid.unit,
         fixed=linear.fixed,
         moving=linear.moving,

@@ -11,6 +11,8 @@ from regsim.applications.pair_job import PairJob
 from regsim.applications.subjects import OnMessage, Parts, divided, read_all, silently
 from regsim.applications.train_error import ErrorJob
 from regsim.applications.train_features import FeatureJob
+from regsim.applications.train_imse import ImseJob
+from regsim.applications.train_translation import TranslationJob
 from regsim.applications.train_two_channel import TwoChannelJob
 from regsim.applications.training_job import TrainingJob, TrainRequest
 from regsim.errors import InputError
@@ -22,9 +24,11 @@ from regsim.output import check_folder
 from regsim.training.checks import PairCheck
 from regsim.training.error_recipe import ErrorRecipe
 from regsim.training.feature_recipe import FeatureRecipe
+from regsim.training.imse_recipe import ImseRecipe
 from regsim.training.objectives import Learner, Objectives
 from regsim.training.recipe import AnyRecipe, Recipe
 from regsim.training.trainer import OnStep, Stage, Trained, train
+from regsim.training.translation_recipe import TranslationRecipe
 from regsim.training.two_channel_recipe import TwoChannelRecipe
 
 __all__ = ["TrainRequest", "read_all", "train_model", "train_on"]
@@ -70,6 +74,10 @@ def _kind(recipe: AnyRecipe) -> type[TrainingJob]:
         return ErrorJob
     if isinstance(recipe, TwoChannelRecipe):
         return TwoChannelJob
+    if isinstance(recipe, TranslationRecipe):
+        return TranslationJob
+    if isinstance(recipe, ImseRecipe):
+        return ImseJob
     return FeatureJob if isinstance(recipe, FeatureRecipe) else _SiameseJob
 
 

@@ -27,7 +27,7 @@ from regsim.training.trainer import OnStep, Stage, Trained, train
 FEATURES = "features"
 FEWEST_TO_CALIBRATE = 2
 NOT_OF_FEATURES: dict[str, Any] = {
-    "trainer": {"device", "fast_memory", "checkpoint_every", "amp", "channels_last"},
+    "trainer": {"device", "fast_memory", "checkpoint_every", "ahead", "amp", "channels_last"},
     "network": {"stem", "widths", "knots"},
     **dict.fromkeys(("stages", "crop", "name", "description", "licence", "tested_pairs", "audit"), True),
 }

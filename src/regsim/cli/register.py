@@ -66,6 +66,12 @@ def register(
             "--linear-metric", help="Drives the rigid and affine stages before a deformable one. Default: nmi."
         ),
     ] = None,
+    coarse_metric: Annotated[
+        str | None,
+        typer.Option(
+            "--coarse-metric", help="Drives all levels but the finest of each kind, such as imse. Default: none."
+        ),
+    ] = None,
     initial: Annotated[Path | None, typer.Option("--initial", help="Transform to start from.")] = None,
     start: Annotated[
         str, typer.Option("--start", help="auto, identity, centres, mass, moments, or search (far off, upside down).")
@@ -117,6 +123,7 @@ def register(
         "transform": transform,
         "metric": metric,
         "linear_metric": linear_metric,
+        "coarse_metric": coarse_metric,
         "start": start,
         "optimiser": optimiser,
         "regularisation": regularisation,

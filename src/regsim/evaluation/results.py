@@ -67,6 +67,7 @@ class LevelRow(Row):
     overlap: float
     seconds: float
     stop: str
+    metric: str = ""
 
 
 class StepRow(Row):

@@ -5,6 +5,7 @@ from regsim.metrics.base import AbstractMetric as AbstractMetric
 from regsim.metrics.base import BoundMetric as BoundMetric
 from regsim.metrics.deepsim import DeepSimilarity as DeepSimilarity
 from regsim.metrics.gradient_fields import NormalisedGradientFields as NormalisedGradientFields
+from regsim.metrics.imse import IndescribableSpatialEvaluator as IndescribableSpatialEvaluator
 from regsim.metrics.lncc import LocalNormalisedCrossCorrelation as LocalNormalisedCrossCorrelation
 from regsim.metrics.mae import MeanAbsoluteError as MeanAbsoluteError
 from regsim.metrics.mind import ModalityIndependentNeighbourhoodDescriptor as ModalityIndependentNeighbourhoodDescriptor
@@ -20,4 +21,5 @@ from regsim.metrics.perceptual import PerceptualSimilarity as PerceptualSimilari
 from regsim.metrics.registration_error import RegistrationError as RegistrationError
 from regsim.metrics.siamregqc import SiameseRegistrationQuality as SiameseRegistrationQuality
 from regsim.metrics.ssim import StructuralSimilarity as StructuralSimilarity
+from regsim.metrics.translation import TranslatedMeanAbsoluteError as TranslatedMeanAbsoluteError
 from regsim.metrics.two_channel import TwoChannelMisalignment as TwoChannelMisalignment

@@ -106,7 +106,7 @@ def register(
     ready = metric if isinstance(metric, AbstractMetric) else None
     name = ready.name if ready else metric if isinstance(metric, str) else None
     plan = schedule or schedule_for(transform, fixed.grid, name)
-    if ready is not None and all(stage.metric != ready.name for stage in plan.stages):
+    if ready is not None and ready.name not in plan.metrics:
         raise SettingsError(f"metric '{ready.name}' was given, but no stage of the schedule is driven by it")
     return _Run(fixed, moving, plan, initial, ready, on_step, torch.device(device)).result()
 
@@ -117,7 +117,7 @@ def finest_level(fixed: Image, moving: Image, metric: str | None = None, transfo
     still = Rigid(fixed.ndim, fixed.grid.centre)
     run = _Run(fixed, moving, schedule_for(transform, fixed.grid, metric), still, None, None, torch.device("cpu"))
     stage = run.schedule.stages[-1]
-    return run._level(stage, run._metric(stage), stage.levels[-1].spacing, still)
+    return run._level(stage, stage.metrics[-1], stage.levels[-1].spacing, still)
 
 
 def _comparable(fixed: Image, moving: Image) -> None:
@@ -148,6 +148,7 @@ class _Run:
         self.original = (fixed, moving)
         self.fixed, self.moving = rescaled(fixed).to(device), rescaled(moving).to(device)
         self.images = Pyramid(self.fixed, self.moving)
+        self.made: dict[str, AbstractMetric] = {}
         self.taken: dict[tuple[str, float, bool], FeaturePyramid] = {}
         self.schedule, self.ready, self.on_step, self.device = schedule, ready, on_step, device
         self.levels: list[LevelLog] = []
@@ -164,41 +165,44 @@ class _Run:
         first = self.initial.cpu().requires_grad_(False)
         return Registration(fixed, moving, whole, first, self.start, self.schedule, self.levels, self.steps, seconds)
 
-    def _metric(self, stage: Stage) -> AbstractMetric:
-        driving = self.ready is not None and stage.metric == self.ready.name
-        metric = self.ready if driving and self.ready is not None else load_metric(stage.metric)
-        return metric.to(self.device)
+    def _metric(self, name: str) -> AbstractMetric:
+        """What a level's metric is called, made once."""
+        if name not in self.made:
+            own = self.ready if self.ready is not None and name == self.ready.name else load_metric(name)
+            self.made[name] = own.to(self.device)
+        return self.made[name]
 
-    def _level(self, stage: Stage, metric: AbstractMetric, spacing: float, start: Transform) -> Level:
+    def _level(self, stage: Stage, name: str, spacing: float, start: Transform) -> Level:
         """One resolution of a stage. In linear stages metrics that need no neighbours are read at scattered points."""
+        metric = self._metric(name)
         samples = stage.samples if stage.transform in LINEAR else None
         if isinstance(metric, FeatureMetric) and metric.before_warping:
-            return self._feature_level(stage, metric, spacing, start)
+            return self._feature_level(stage, name, metric, spacing, start)
         smoothing = self.schedule.smoothing if stage.transform in LINEAR else 0.0
         return Level(*self.images.at(spacing, smoothing), metric, samples if metric.pointwise else None)
 
-    def _feature_level(self, stage: Stage, metric: FeatureMetric, spacing: float, start: Transform) -> Level:
+    def _feature_level(self, stage: Stage, name: str, metric: FeatureMetric, spacing: float, start: Transform) -> Level:
         """Features are carried; in a deformable stage the metric's companion, if any, sees the warped image beside them."""
         linear = stage.transform in LINEAR
         companion = None if linear or stage.symmetric else metric.companion()
-        fixed, moving = self._features(stage, metric, companion is None).at(spacing, start)
+        fixed, moving = self._features(stage, name, metric, companion is None).at(spacing, start)
         if companion is None:
             return FeatureLevel(fixed, moving, metric.name, stage.samples if linear else None)
         images = self.images.at(spacing)
         beside = Level(warp(images[0], None, fixed.grid), images[1], companion.metric.to(self.device))
         return GuidedLevel(fixed, moving, metric.name, beside, companion.share)
 
-    def _features(self, stage: Stage, metric: FeatureMetric, whole: bool) -> FeaturePyramid:
+    def _features(self, stage: Stage, name: str, metric: FeatureMetric, whole: bool) -> FeaturePyramid:
         """Features are taken at the finest spacing of a stage, the fixed image's once for all stages that share it."""
-        key = (stage.metric, stage.levels[-1].spacing, whole)
+        key = (name, stage.finest(name), whole)
         if key not in self.taken:
             self.taken[key] = FeaturePyramid(self.fixed, self.moving, metric, key[1], whole)
         return self.taken[key]
 
     def _start(self, initial: Transform | None) -> tuple[str, Transform]:
         first = self.schedule.stages[0]
-        metric = self._metric(first)
-        level = self._level(first, metric, first.levels[0].spacing, initial or Rigid(self.fixed.ndim))
+        name = first.metrics[0]
+        level = self._level(first, name, first.levels[0].spacing, initial or Rigid(self.fixed.ndim))
         if initial is not None:
             if initial.ndim != self.fixed.ndim:
                 raise GridError(f"the initial transform is {initial.ndim}-D, the images are {self.fixed.ndim}-D")
@@ -207,28 +211,28 @@ class _Run:
                 level.cost(level.mapping(start)().float())
             return "given", start
         if self.schedule.start == "search":
-            return self._searched(first, metric)
+            return self._searched(first, name)
         spacing = first.levels[0].spacing
         candidates = starts(*self.images.at(spacing), self.schedule.start, 0.5 * max(self.fixed.grid.spacing))
-        if first.transform in LINEAR and first.optimiser != "powell" and metric.differentiable:
+        if first.transform in LINEAR and first.optimiser != "powell" and level.metric.differentiable:
             name, moved = tried(level, candidates, first.levels[0].step)
             self.parts = [moved]
         else:
             name = ranked(level, candidates)[0]
         return name, copy.deepcopy(candidates[name])
 
-    def _searched(self, first: Stage, metric: AbstractMetric) -> tuple[str, Transform]:
+    def _searched(self, first: Stage, driver: str) -> tuple[str, Transform]:
         """The start "search": every turn is tried on coarse images, whatever the first level, and the best go on."""
         spacing = max(first.levels[0].spacing, float(self.fixed.grid.extent.max()) / COARSEST_AXIS)
         still = Rigid(self.fixed.ndim)
-        level = self._level(first, metric, spacing, still)
+        level, metric = self._level(first, driver, spacing, still), self._metric(driver)
         if not metric.differentiable:
             raise SettingsError(f"metric '{metric.name}' has no gradient: it cannot drive the start 'search'")
         candidates = everywhere(*self.images.at(spacing), self.schedule.flips)
         images = self.images.at(spacing, self.schedule.smoothing)
         scattered = level.scattered and metric.pointwise
         rough = Level(*images, metric, ROUGH_SAMPLES) if scattered else level
-        finer = self._level(first, metric, max(spacing / 2, min(self.fixed.grid.spacing)), still)
+        finer = self._level(first, driver, max(spacing / 2, min(self.fixed.grid.spacing)), still)
         name, moved = searched([rough, level, finer], candidates, 0.25 * spacing)
         self.parts = [moved]
         return name, copy.deepcopy(candidates[name])
@@ -239,11 +243,11 @@ class _Run:
         """A linear stage continues from a linear start; after a deformation it works outside of it."""
         own, rest = self._linear_part(stage)
         self.parts = [own, *rest]
-        metric = self._metric(stage)
-        if stage.optimiser != "powell" and not metric.differentiable:
-            raise SettingsError(f"metric '{metric.name}' has no gradient: use the optimiser 'powell'")
+        blind = next((name for name in stage.metrics if not self._metric(name).differentiable), None)
+        if stage.optimiser != "powell" and blind is not None:
+            raise SettingsError(f"metric '{self._metric(blind).name}' has no gradient: use the optimiser 'powell'")
         for number, settings in enumerate(stage.levels):
-            level = self._level(stage, metric, settings.spacing, chain([own, *rest]))
+            level = self._level(stage, stage.metrics[number], settings.spacing, chain([own, *rest]))
             whole = chain([own, *frozen(rest, level.grid)])
             scales = own.steps(level.grid.radius)
             with self._logged(stage, number, level) as outcome:
@@ -282,15 +286,15 @@ class _Run:
 
     def _deformable(self, stage: Stage) -> None:
         before = self.parts or [self.initial]
-        metric = self._metric(stage)
-        if not metric.differentiable:
-            raise SettingsError(f"metric '{metric.name}' has no gradient: it cannot drive a deformation")
+        blind = next((name for name in stage.metrics if not self._metric(name).differentiable), None)
+        if blind is not None:
+            raise SettingsError(f"metric '{self._metric(blind).name}' has no gradient: it cannot drive a deformation")
         first, last = stage.levels[0], stage.levels[-1]
         deformation = Deformation(stage.transform, self.fixed.grid, first.control_spacing or 4 * first.spacing)
         deformation.control.to(self.device)
         weights = {name: weight * last.spacing for name, weight in stage.penalties.items()}
         for number, settings in enumerate(stage.levels):
-            level = self._level(stage, metric, settings.spacing, chain(before))
+            level = self._level(stage, stage.metrics[number], settings.spacing, chain(before))
             deformation.refine(settings.control_spacing or 4 * settings.spacing)
             self.parts = [*before, deformation.finished(level.grid)]
             outer = chain(frozen(before, level.grid))
@@ -337,5 +341,6 @@ class _Run:
                 overlap=level.overlap,
                 seconds=time.perf_counter() - began,
                 stop=outcome.stop,
+                metric=stage.metrics[number],
             )
         )

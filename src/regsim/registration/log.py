@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LevelLog:
-    """One level of one stage. Costs: lower is better; `spacing` is the smallest of the level's grid."""
+    """One level of one stage. Costs: lower is better; `spacing` is the smallest of the level's grid, `metric` what drove."""
 
     stage: str
     level: int
@@ -17,6 +17,7 @@ class LevelLog:
     overlap: float
     seconds: float
     stop: str
+    metric: str = ""
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,19 @@ class Level(Settings):
 
     `spacing`: of the images, physical units. `steps`: about the most evaluations. `step`: how far points move in the first
     step, physical units; Adam's falls along a cosine to a tenth (deformable) or a fiftieth (linear). `control_spacing`: of
-    control points.
+    control points. `metric`: of this level, in place of the stage's: one with a wide basin at coarse levels, one with an exact
+    minimum at the finest.
     """
 
     spacing: float = Field(gt=0)
     steps: int = Field(ge=1)
     step: float = Field(gt=0)
     control_spacing: float | None = Field(default=None, gt=0)
+    metric: str | None = None
 
 
 class Stage(Settings):
-    """One kind of transform, driven by one metric, over a few levels.
+    """One kind of transform, driven by one metric (a level may have its own), over a few levels.
 
     `penalties`: name to weight. Weights are counted in finest spacings and balanced against the metric's own force (see
     `driver`), so that one weight serves every metric. `optimiser`: "gradient" is L-BFGS for linear transforms and Adam for
@@ -57,6 +59,15 @@ class Stage(Settings):
     optimiser: Optimiser = "gradient"
     samples: int | None = Field(default=LINEAR_SAMPLES, ge=100)
     symmetric: bool = False
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What drives each level."""
+        return tuple(level.metric or self.metric for level in self.levels)
+
+    def finest(self, metric: str) -> float:
+        """The smallest spacing at which this metric drives."""
+        return min(level.spacing for level, own in zip(self.levels, self.metrics, strict=True) if own == metric)
 
     @field_validator("penalties")
     @classmethod
@@ -99,6 +110,11 @@ class Schedule(Settings):
         return self
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric that drives, in order, once each."""
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.metrics))
+
+    @property
     def total_steps(self) -> int:
         """The most steps that will be done."""
         return sum(level.steps for stage in self.stages for level in stage.levels)
@@ -110,6 +126,7 @@ def schedule_for(
     metric: str | None = None,
     *,
     linear_metric: str | None = None,
+    coarse_metric: str | None = None,
     start: Start = "auto",
     optimiser: Optimiser = "gradient",
     regularisation: float = 1.0,
@@ -128,6 +145,7 @@ def schedule_for(
         grid: the fixed image's.
         metric: of the last stage; nmi with 64 bins for linear goals and two-scale MIND for deformable ones where not given.
         linear_metric: of the rigid and affine stages before a deformable one; nmi where not given.
+        coarse_metric: of all levels that are coarser than their goal's finest one (see `with_coarse_metric`).
         start: where to begin.
         optimiser: of linear stages; "powell" where the metric has no gradient, "adam" where its landscape is rough.
         regularisation: factor on the smoothness of the deformation.
@@ -145,11 +163,43 @@ def schedule_for(
         raise SettingsError("mirrored starts need the start 'search' and an affine or deformable transform")
     if goal in LINEAR:
         stages = _linear_stages(goal, grid, metric or LINEAR_METRIC, optimiser, finest)
-        return Schedule(stages=stages, start=start, flips=flips)
+        return with_coarse_metric(Schedule(stages=stages, start=start, flips=flips), coarse_metric)
     first = _linear_stages("affine", grid, linear_metric or LINEAR_METRIC, "gradient", None)
     kind: Kind = "control_grid" if goal == "deformable" else "velocity"
     second = _deformable_stage(kind, grid, metric or DEFORMABLE_METRIC, regularisation, finest, symmetric)
-    return Schedule(stages=(*first, second), start=start, flips=flips)
+    return with_coarse_metric(Schedule(stages=(*first, second), start=start, flips=flips), coarse_metric)
+
+
+def with_coarse_metric(plan: Schedule, metric: str | None) -> Schedule:
+    """The plan with this metric at every level that is coarser than the finest one of all linear, or all deformable, stages.
+
+    A metric that captures from afar brings the images near; the stages' own metrics, whose minima are exact, finish.
+
+    Example:
+        >>> from regsim.images import Grid
+        >>> plan = schedule_for("rigid", Grid.of((64, 64), (1.0, 1.0)), "mind", coarse_metric="nmi")
+        >>> plan.stages[0].metrics
+        ('nmi', 'nmi', 'mind')
+    """
+    if metric is None:
+        return plan
+
+    def finest_of(linear: bool) -> float:
+        spacings = [
+            level.spacing for stage in plan.stages for level in stage.levels if (stage.transform in LINEAR) == linear
+        ]
+        return min(spacings, default=0.0)
+
+    ends = {linear: finest_of(linear) for linear in (True, False)}
+    stages = []
+    for stage in plan.stages:
+        end = ends[stage.transform in LINEAR]
+        levels = [
+            level.model_copy(update={"metric": metric}) if level.spacing > 1.01 * end else level
+            for level in stage.levels
+        ]
+        stages.append(stage.model_copy(update={"levels": tuple(levels)}))
+    return plan.model_copy(update={"stages": tuple(stages)})
 
 
 def _linear_stages(

@@ -14,8 +14,10 @@ from regsim.misalign.sources import SourceSettings
 from regsim.settings import Settings
 from regsim.training.error_recipe import ErrorRecipe
 from regsim.training.feature_recipe import FeatureRecipe
+from regsim.training.imse_recipe import ImseRecipe
 from regsim.training.objectives import Objective
 from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.translation_recipe import TranslationRecipe
 from regsim.training.two_channel_recipe import TwoChannelRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -108,11 +110,13 @@ class Recipe(Settings):
         return self
 
 
-AnyRecipe = Recipe | ErrorRecipe | FeatureRecipe | TwoChannelRecipe
+AnyRecipe = Recipe | ErrorRecipe | FeatureRecipe | TwoChannelRecipe | ImseRecipe | TranslationRecipe
 KINDS: dict[object, type[AnyRecipe]] = {
     "registration_error": ErrorRecipe,
     "deepsim": FeatureRecipe,
     "two_channel": TwoChannelRecipe,
+    "imse": ImseRecipe,
+    "translation": TranslationRecipe,
 }
 
 

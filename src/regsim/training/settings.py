@@ -43,7 +43,8 @@ class TrainerSettings(Settings):
     """One run. `seed`, `amp` and `channels_last` belong to what is learnt; the others may change when a run is resumed.
 
     `amp`: mixed precision, "no" everywhere unless asked for; fp16 needs a GPU. `checkpoint_every`: seconds between
-    training states; a killed run repeats at most that much. `fast_memory`: see `training.memory`.
+    training states; a killed run repeats at most that much. `fast_memory`: see `training.memory`. `ahead`: batches that a
+    thread draws while the network learns; without it 2 on a GPU and none on the CPU. They are the same batches.
     """
 
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
@@ -52,3 +53,4 @@ class TrainerSettings(Settings):
     channels_last: bool = True
     fast_memory: bool = True
     checkpoint_every: float = Field(default=60.0, ge=0)
+    ahead: int | None = Field(default=None, ge=0, le=64)

@@ -174,7 +174,7 @@ class _Run:
         lesson = Lesson(self.network, stage.objective, stage.settings, self.accelerator)
         if state is not None:
             lesson.restore(state)
-        ahead = 2 if self.accelerator.device.type == "cuda" else 0
+        ahead = self._ahead()
         steps = range(place.step, stage.settings.steps)
         with closing(batches(stage.draw, stage.settings.batch, self._seed_of("batch"), steps, ahead)) as drawn:
             while place.step < stage.settings.steps and not self._waited_enough(stage.settings):
@@ -186,6 +186,12 @@ class _Run:
                     self._save(lesson)
         lesson.close()
         self._next_stage()
+
+    def _ahead(self) -> int:
+        """How many batches are drawn while the network learns."""
+        if self.settings.ahead is not None:
+            return self.settings.ahead
+        return 2 if self.accelerator.device.type == "cuda" else 0
 
     def _step(self, lesson: Lesson, batch: Batch) -> CurveRow:
         """One update, and a check where one is due."""

@@ -1,0 +1,111 @@
+"""A training of `imse`: an evaluator from pairs of one contrast, judged by the contrasts that it has not seen."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+import regsim.metrics.imse  # noqa: F401  (registers the metric that these recipes train)
+from regsim.applications.model_card import Figures
+from regsim.applications.subjects import OnMessage
+from regsim.applications.training_job import TrainingJob
+from regsim.errors import InputError
+from regsim.evaluation.known_pairs import draw_known_pairs, judge
+from regsim.metrics import load_metric
+from regsim.metrics.evaluator_network import EvaluatorNetwork
+from regsim.metrics.imse import IndescribableSpatialEvaluator
+from regsim.misalign.pairs import PairMaker
+from regsim.misalign.restyled import AcrossMaker, RestyledMaker
+from regsim.misalign.sources import Subject
+from regsim.training.checks import BATCH
+from regsim.training.imse_lesson import EvaluatorCheck, EvaluatorLoss, evaluator_figures
+from regsim.training.imse_recipe import ImseRecipe
+from regsim.training.trainer import OnStep, Stage, Trained, train
+
+CLASSICAL = ("ncc", "lncc", "nmi", "mind")
+LEAST_MISALIGNED = 2.0
+
+
+class ImseJob(TrainingJob):
+    """A training of `imse`."""
+
+    @property
+    def recipe(self) -> ImseRecipe:
+        """Of this kind."""
+        assert isinstance(self.request.recipe, ImseRecipe)
+        return self.request.recipe
+
+    def _prepare(self) -> None:
+        recipe, parts = self.recipe, self.parts
+        contrast = recipe.contrast
+        if not any(contrast in subject.images for subject in parts.train):
+            contrast = ""
+        self.pairs = PairMaker(_of_contrast(parts.train, contrast), recipe.pairs)
+        self.checked = _of_contrast(parts.validation, contrast)
+        if any(stage.check_every for stage in recipe.stages) and not self.checked:
+            raise InputError("check_every needs validation subjects; set their share above 0, or check_every to 0")
+
+    def _train(self, on_step: OnStep | None, say: OnMessage) -> tuple[nn.Module, Trained]:
+        say("training")
+        recipe, seed = self.recipe, self.recipe.trainer.seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = EvaluatorNetwork(recipe.network)
+        check = None
+        if self.checked and any(stage.check_every for stage in recipe.stages):
+            maker = RestyledMaker(self.pairs.with_subjects(self.checked), recipe.styles)
+            check = EvaluatorCheck(maker, recipe.checked_pairs, seed + 1)
+        stages = [
+            Stage(
+                EvaluatorLoss(stage.squared),
+                RestyledMaker(self.pairs.with_settings(recipe.pairs_of(stage)), recipe.styles),
+                check,
+                stage,
+            )
+            for stage in recipe.stages
+        ]
+        return network, train(
+            network, stages, recipe.trainer, self.work, on_step, self.request.resume, self.fingerprint
+        )
+
+    def _figures(self) -> Figures:
+        """Of every other contrast that test subjects have beside the training contrast; else of that one alone.
+
+        `relative_CONTRAST`: relative L1 of the predicted difference; `spearman_CONTRAST` and the others as `judge` has them,
+        with the best classical metric beside.
+        """
+        recipe, parts = self.recipe, self.parts
+        if not parts.test:
+            return {"note": "no test subjects: no figures"}
+        metric = load_metric(recipe.metric, model=str(self.work))
+        assert isinstance(metric, IndescribableSpatialEvaluator)
+        network = metric.network_for(recipe.dims)
+        names = {name for subject in parts.test for name in subject.images if recipe.contrast in subject.images}
+        figures: Figures = {}
+        for other in sorted(names - {recipe.contrast}) or sorted(names):
+            both = [subject for subject in parts.test if {recipe.contrast, other} <= set(subject.images)]
+            maker = AcrossMaker(both, recipe.pairs, recipe.contrast, other)
+            drawn = draw_known_pairs(maker, recipe.tested_pairs, recipe.trainer.seed + 2, self._least)
+            generator = torch.Generator().manual_seed(recipe.trainer.seed + 3)
+            batches = [maker.restyled(BATCH, generator) for _ in range(max(1, recipe.tested_pairs // BATCH))]
+            figures[f"relative_{other}"] = evaluator_figures(network, batches)["relative"]
+            figures |= {f"{name}_{other}": value for name, value in judge(metric, drawn).items()}
+            ranks = {name: float(str(judge(load_metric(name), drawn)["spearman"])) for name in CLASSICAL}
+            best = max(ranks, key=lambda name: ranks[name])
+            figures |= {f"best_classical_{other}": best, f"best_classical_spearman_{other}": ranks[best]}
+        return figures or {"note": f"no test subject has the contrast {recipe.contrast}: no figures"}
+
+    @property
+    def _least(self) -> float:
+        pairs = self.recipe.pairs
+        return min(LEAST_MISALIGNED * pairs.spacing, pairs.motion.error[1] / 2)
+
+
+def _of_contrast(subjects: "tuple[Subject, ...] | list[Subject]", contrast: str) -> list[Subject]:
+    """The subjects that have this contrast, with it alone; "": with the first one that each has."""
+    chosen = []
+    for subject in subjects:
+        name = contrast or next(iter(sorted(subject.images)), "")
+        if name in subject.images:
+            chosen.append(replace(subject, images={name: subject.images[name]}, labels=None))
+    return chosen

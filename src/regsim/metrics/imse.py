@@ -1,0 +1,176 @@
+"""IMSE: how large an evaluator, learnt from one contrast, predicts the images' difference to be were both of that contrast."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from regsim.errors import InputError, SettingsError
+from regsim.metrics.base import combine
+from regsim.metrics.evaluator_network import EvaluatorNetwork, EvaluatorSettings
+from regsim.metrics.learned import LearnedMetric, load_network
+from regsim.metrics.networks import CHANNELS_LAST
+from regsim.metrics.planes import Planes, planes_for
+
+MODELS = {2: "imse-brain-2d", 3: "imse-brain-3d"}
+REFERENCES = ("fixed", "moving", "both")
+SMALLEST_CONTRAST = 0.02
+PLANES = 16
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The fixed half of one set of planes."""
+
+    planes: Planes
+    image: torch.Tensor
+    weights: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _State:
+    weights: torch.Tensor | None
+    parts: list[_Part]
+
+
+class IndescribableSpatialEvaluator(LearnedMetric):
+    """IMSE: the predicted difference of the reference and the other image, had that one the reference's contrast.
+
+    `value = sum(w |E(other, reference)|) / sum(w |reference - its mean|)`, w mask times overlap, E the evaluator's prediction
+    of `reference - other in the reference's contrast`. Both images in [0, 1]. No unit: 0 = the other image, were it of the
+    reference's contrast, would equal the reference; about 1 = they differ as much as the reference does from its mean. Range
+    [0, inf); lower is better. Map: |E|, in the reference's intensities. An empty mask gives 0.
+
+    The evaluator was taught on pairs of one contrast only (T1 in the bundled models): two places of one image, one of them in a
+    random style, L1 to the true difference. It judges any contrast against that one, which must be in the reference slot.
+
+    A prediction at a voxel depends on the voxels around it, not on what else the image shows: no layer averages over the
+    image, the widest window ends with the receptive field, and intensities are scaled by the caller, once for the whole image
+    (`regsim.prepare.rescaled`). The division by the reference's contrast is over the mask. Images of any size of at least 2
+    voxels a side; a model for pictures compares volumes plane by plane, at most 12 planes across each axis, and averages.
+
+    Convention:
+        The paper's loss is `mean |E|`, E(warped moving, fixed) with the training contrast fixed, and the warped image in the
+        reference slot in the other direction. There |E| can be lowered by flattening the warped reference, not by
+        aligning it; the division by the contrast of the reference takes that gain away (with a fixed reference it is a
+        constant). In the published code the target is half of the difference; here it is the difference, as printed.
+        The published network normalises every channel over the whole image, so its values depend on the field of view.
+
+    Args:
+        model: a bundled model's name, or a folder that `regsim train` wrote; "auto": `imse-brain-2d` for pictures,
+            `imse-brain-3d` for volumes.
+        reference: which image has the training contrast: "fixed", "moving" (which is warped in registrations), or "both"
+            (two images of that contrast: the mean of both ways).
+
+    Raises:
+        SettingsError: another reference.
+        InputError: not a model folder, a model of another metric, pictures for a model of volumes.
+
+    Example:
+        >>> import torch
+        >>> board = torch.arange(64.0 * 64).reshape(1, 1, 64, 64).sin().cumsum(-1)
+        >>> board = (board - board.min()) / (board.max() - board.min())
+        >>> metric = IndescribableSpatialEvaluator()
+        >>> bool(metric(board, board) < metric(board, board.roll(6, -1)))
+        True
+
+    References:
+        Kong et al., Indescribable Multi-modal Spatial Evaluator, 2023, doi:10.1109/CVPR52729.2023.00949.
+    """
+
+    name = "imse"
+    higher_is_better = False
+    value_range: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    symmetric = False
+    multimodal = True
+    expects = "unit"
+    has_map = True
+
+    def __init__(self, model: str = "auto", reference: str = "fixed"):
+        super().__init__()
+        if reference not in REFERENCES:
+            raise SettingsError(f"imse: reference is 'fixed', 'moving' or 'both', got '{reference}'")
+        self.model, self.reference = model, reference
+        self._dims: list[int] = []
+        for name in MODELS.values() if model == "auto" else (model,):
+            network, settings, self.card = load_network(name, self.name, EvaluatorSettings, EvaluatorNetwork)
+            network = network.to(memory_format=CHANNELS_LAST[settings.dims + 2])  # type: ignore[call-overload]
+            self.add_module(f"network_{settings.dims}", network)
+            self._dims.append(settings.dims)
+
+    def network_for(self, dims: int) -> EvaluatorNetwork:
+        """The evaluator for images of so many axes: of their own number, else one for pictures.
+
+        Raises:
+            InputError: pictures, and a model for volumes.
+        """
+        chosen = dims if dims in self._dims else 2
+        if chosen not in self._dims:
+            raise InputError(f"{self.name}: its model is for volumes, the images are pictures")
+        network = self._modules[f"network_{chosen}"]
+        assert isinstance(network, EvaluatorNetwork)
+        return network
+
+    def difference(
+        self, other: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """E: the reference less the other image in its contrast, `(N, 1, *spatial)`; 0 where the weights are 0.
+
+        Of volumes and a model for pictures: every plane across each axis, averaged.
+        """
+        network = self.network_for(reference.ndim - 2)
+        held = torch.ones_like(reference) if weights is None else (weights > 0).to(reference)
+        first, second = other * held, reference * held
+        if network.settings.dims == reference.ndim - 2:
+            whole: torch.Tensor = network(first, second)
+            return whole * held
+        total = torch.zeros_like(reference)
+        for axis in range(2, reference.ndim):
+            planes = [image.movedim(axis, 1).flatten(0, 1) for image in (first, second)]
+            parts = [network(*pair) for pair in zip(*(torch.split(image, PLANES) for image in planes), strict=True)]
+            shape = (len(reference), -1, 1, *planes[0].shape[2:])
+            total = total + torch.cat(parts).reshape(shape).movedim(1, axis) / (reference.ndim - 2)
+        return total * held
+
+    def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
+        held = torch.ones_like(fixed) if weights is None else weights.expand_as(fixed)
+        sets = planes_for(fixed.shape[2:], self.network_for(fixed.ndim - 2).settings.dims, self.name)
+        return _State(weights, [_Part(planes, planes.cut(fixed), planes.cut(held)) for planes in sets])
+
+    def _compare(self, state: _State, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
+        seen = combine(state.weights, overlap)
+        return torch.stack([self._value(part, moving, seen) for part in state.parts]).mean(dim=0)
+
+    def _value(self, part: _Part, moving: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+        """Of one set of planes, `(M,)`."""
+        held = part.weights if seen is None else part.planes.cut(seen.expand_as(moving))
+        images = part.image, part.planes.cut(moving)
+        ways = {"fixed": [images], "moving": [images[::-1]], "both": [images, images[::-1]]}[self.reference]
+        values = [_relative(self._predicted(other, reference, held), reference, held) for reference, other in ways]
+        return part.planes.mean(torch.stack(values).mean(dim=0), held)
+
+    def _predicted(self, other: torch.Tensor, reference: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+        """E; both images are 0 where either holds no data, as they were in training."""
+        inside = (held > 0).to(reference)
+        network = self.network_for(reference.ndim - 2)
+        predicted: torch.Tensor = network(other * inside, reference * inside)
+        return predicted
+
+    def _local(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
+        maps = [part.planes.stacked(self._plane_map(part, moving), moving.shape[2:]) for part in state.parts]
+        return torch.stack(maps).mean(dim=0)
+
+    def _plane_map(self, part: _Part, moving: torch.Tensor) -> torch.Tensor:
+        images = part.image, part.planes.cut(moving)
+        ways = {"fixed": [images], "moving": [images[::-1]], "both": [images, images[::-1]]}[self.reference]
+        return torch.stack([self._predicted(other, own, part.weights).abs() for own, other in ways]).mean(dim=0)
+
+
+def _relative(predicted: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean |E| over the mean distance of the reference from its mean, `(M,)`."""
+    axes = tuple(range(1, reference.ndim))
+    total = weights.sum(dim=axes).clamp_min(torch.finfo(weights.dtype).tiny)
+    shape = (-1, *[1] * (reference.ndim - 1))
+    mean = ((reference * weights).sum(dim=axes) / total).reshape(shape)
+    contrast = ((reference - mean).abs() * weights).sum(dim=axes) / total
+    return (predicted.abs() * weights).sum(dim=axes) / total / contrast.clamp_min(SMALLEST_CONTRAST)

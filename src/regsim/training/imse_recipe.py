@@ -1,0 +1,97 @@
+"""Recipes of `imse`: what pairs of one contrast an evaluator learns from, in which styles, and how it is judged."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from regsim.metrics.evaluator_network import EvaluatorSettings
+from regsim.misalign.pairs import PairSettings
+from regsim.misalign.restyled import StyleSettings
+from regsim.misalign.sources import SourceSettings
+from regsim.settings import Settings
+from regsim.training.settings import StageSettings, TrainerSettings
+
+CHECKED = {"relative": "lower", "spearman": "higher"}
+
+
+class ImseStage(StageSettings):
+    """One stage.
+
+    Args:
+        squared: weight of the mean squared error beside L1. L1 alone rests for long at predicting nothing, which is the median
+            of what an unskilled network can know.
+        near: voxels; where above 0, the largest displacement of this stage's pairs (training near zero).
+    """
+
+    squared: float = Field(default=0.0, ge=0)
+    near: float = Field(default=0.0, ge=0)
+
+
+class ImseRecipe(Settings):
+    """How a model of `imse` is trained.
+
+    Args:
+        name: of the model.
+        metric: imse.
+        description: in a sentence.
+        licence: of the weights, for the card.
+        contrast: the training contrast, which goes into the reference slot ("t1"); the name of a file's contrast. Others that
+            the training subjects have are not looked at. Where no training subject has it, the first contrast of each.
+        network: see `EvaluatorSettings`.
+        source, pairs: what pairs are made of, and how; `pairs.appearance` must be empty, `pairs.pairing` is "one_image".
+        styles: how the styled member looks, and the reference.
+        stages: in order.
+        trainer: seed, device, precision.
+        shares: of the subjects, for training, validation and test.
+        checked_pairs: how many validation pairs choose the network.
+        tested_pairs: how many test pairs of each kind the card's figures come from.
+        audit: whether a pair maker that gives its answer away is refused, or only warned of.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    metric: Literal["imse"]
+    description: str = ""
+    licence: str = ""
+    contrast: str = "t1"
+    network: EvaluatorSettings = EvaluatorSettings()
+    source: SourceSettings = SourceSettings()
+    pairs: PairSettings = PairSettings()
+    styles: StyleSettings = StyleSettings()
+    stages: tuple[ImseStage, ...] = Field(min_length=1)
+    trainer: TrainerSettings = TrainerSettings()
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    checked_pairs: int = Field(default=64, ge=16)
+    tested_pairs: int = Field(default=128, ge=32)
+    audit: Literal["refuse", "warn"] = "refuse"
+
+    @property
+    def dims(self) -> int:
+        """2 for pictures, 3 for volumes."""
+        return self.pairs.dims
+
+    def pairs_of(self, stage: ImseStage) -> PairSettings:
+        """The pairs that a stage learns from."""
+        if not stage.near:
+            return self.pairs
+        error = (min(self.pairs.motion.error[0], stage.near / 2), stage.near)
+        motion = self.pairs.motion.model_copy(update={"error": error})
+        return self.pairs.model_copy(update={"motion": motion})
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.network.dims != self.pairs.dims:
+            raise ValueError(
+                f"the network is for {self.network.dims} axes, the pairs have {self.pairs.dims}; set network.dims and "
+                "pairs.dims alike"
+            )
+        if self.pairs.appearance:
+            raise ValueError("pairs.appearance must be empty: what changes the styled image belongs into styles")
+        if self.pairs.pairing != ("one_image",):
+            raise ValueError(f"pairs.pairing must be one_image, got {', '.join(self.pairs.pairing)}")
+        for number, stage in enumerate(self.stages):
+            if stage.check_every and CHECKED.get(stage.decides) != stage.better:
+                known = ", ".join(f"{name} ({better})" for name, better in CHECKED.items())
+                raise ValueError(
+                    f"stages.{number}: expected decides and better as one of {known}; got {stage.decides} ({stage.better})"
+                )
+        return self
