@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from regsim.metrics import REGISTRY, AbstractMetric, load_metric
+from regsim.metrics.checkpoint import Card, save_model
+from regsim.metrics.evaluator_network import EvaluatorSettings, GeneratorNetwork
 from regsim.metrics.vgg_network import BLOCKS, VggNetwork
 
 NAMES = sorted(REGISTRY)
@@ -36,7 +38,10 @@ PAIRS = [(1, 1, 24, 27), (1, 1, 11, 12, 13)]
 
 
 # What the metrics that need something are given.
-GIVEN: dict[str, Callable[[], dict[str, str]]] = {"perceptual": lambda: {"weights": str(vgg_file())}}
+GIVEN: dict[str, Callable[[], dict[str, str]]] = {
+    "perceptual": lambda: {"weights": str(vgg_file())},
+    "translation": lambda: {"model": str(generator_folder())},
+}
 
 
 def metric(name: str) -> AbstractMetric:
@@ -60,6 +65,23 @@ def vgg_file() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     save_file(vgg_state(), folder / "vgg.safetensors")
     return folder / "vgg.safetensors"
+
+
+@cache
+def generator_folder() -> Path:
+    """An untrained generator that adds little to an image, for the whole session."""
+    folder = Path(tempfile.mkdtemp(prefix="regsim-generator-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    chosen = EvaluatorSettings.checked({"widths": (4, 6), "blocks": (0, 1), "stem": 1})
+    network = GeneratorNetwork(chosen)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+        network.last.weight[0, -1, 1, 1] = 1.0  # the image itself
+    card = Card(name="untrained", metric="translation", network=chosen.model_dump(mode="json"))
+    save_model(folder, card, network.state_dict())
+    return folder
 
 
 def textured(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

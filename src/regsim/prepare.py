@@ -26,6 +26,16 @@ def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
         InputError: the image is constant.
     """
     image = image.filled()
+    bottom, top = intensity_ends(image, low, high)
+    return image.with_data(((image.data - bottom) / (top - bottom)).clamp(0, 1))
+
+
+def intensity_ends(image: Image, low: float = LOW, high: float = HIGH) -> tuple[float, float]:
+    """The intensities that `rescaled` takes to 0 and to 1.
+
+    Raises:
+        InputError: the image is constant, holds NaN, or its mask is empty.
+    """
     seen = image.data if image.mask is None else image.data[:, image.mask[0] > 0]
     if not bool(torch.isfinite(seen).all()):
         raise InputError(f"'{image.name}' holds NaN or infinite values; replace or mask them")
@@ -39,7 +49,7 @@ def rescaled(image: Image, low: float = LOW, high: float = HIGH) -> Image:
         bottom, top = float(seen.min()), float(seen.max())
     if top <= bottom:
         raise InputError(f"'{image.name}' is constant ({bottom:g} everywhere): there is nothing to compare")
-    return image.with_data(((image.data - bottom) / (top - bottom)).clamp(0, 1))
+    return bottom, top
 
 
 def with_label_channels(image: Image, labels: Image, values: Sequence[int] | None = None) -> Image:

@@ -29,6 +29,8 @@ LEAST_MISALIGNED = 2.0
 class ImseJob(TrainingJob):
     """A training of `imse`."""
 
+    audited = 160
+
     @property
     def recipe(self) -> ImseRecipe:
         """Of this kind."""

@@ -17,6 +17,7 @@ from regsim.cli.report import report
 from regsim.cli.score import score
 from regsim.cli.sweep import sweep
 from regsim.cli.train import train
+from regsim.cli.translate import translate
 from regsim.cli.warp import warp
 from regsim.errors import RegistrationError, RegsimError, TrainingError
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, score, register, check, calibrate, sweep, warp, train, landscape, models, report):
+for command in (demo, score, register, check, calibrate, sweep, warp, translate, train, landscape, models, report):
     app.command()(command)
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from regsim.evaluation.landscape_rows import LandscapeResults
     from regsim.evaluation.results import MetricRow, RegistrationResults
+    from regsim.evaluation.translation import TranslationRow
     from regsim.metrics.checkpoint import Card
     from regsim.training.recipe import AnyRecipe
 
@@ -42,6 +43,16 @@ def show_scores(rows: Sequence["MetricRow"]) -> None:
     for row in rows:
         better = "higher" if row.higher_is_better else "lower"
         table.add_row(row.metric, number(row.value), row.unit or "-", better, f"{row.seconds:.2f}")
+    Console().print(table)
+
+
+def show_translation(rows: Sequence["TranslationRow"]) -> None:
+    """One line a region."""
+    if not rows:
+        return
+    table = Table("region", "NMAE", "PSNR [dB]", "SSIM", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.region, f"{row.nmae:.4f}", f"{row.psnr:.2f}", f"{row.ssim:.4f}")
     Console().print(table)
 
 

@@ -28,8 +28,10 @@ class EvaluatorSettings(Settings):
         stem: side of the voxel blocks that are rearranged into channels first (1 = none): cheaper, nothing is lost.
         widths: channels of each resolution, finest first; each is half of the one before.
         blocks: residual blocks at each resolution on the way down; the last number is at the coarsest one.
-        normalisation: "none": the prediction at a voxel depends on nothing beyond the receptive field. "group" is the paper's
-            instance normalisation (`ChannelNorm`): the prediction then depends on the whole field of view.
+        normalisation: "window": each voxel's channels divided by their size, and at the coarsest resolution each channel
+            brought to mean 0 and deviation 1 over 9 cells a side, so that a style can be told from around; "pixel": the first
+            alone; "none". With these a prediction depends on nothing beyond `reach`. "group" is the paper's instance
+            normalisation (`ChannelNorm`): there it depends on the whole field of view.
     """
 
     dims: Literal[2, 3] = 2
@@ -45,12 +47,11 @@ class EvaluatorSettings(Settings):
 
     @property
     def reach(self) -> int:
-        """How far a voxel sees, voxels to either side: half of the receptive field, without normalisation."""
-        cells = 0
-        for level, blocks in enumerate(self.blocks):
-            step = self.stem * 2**level
-            cells += step * (2 * blocks + 1 + (1 if level < len(self.blocks) - 1 else 0))
-        return cells + self.stride
+        """Nothing farther away than this, voxels along any axis, changes a prediction (with "group", everything does)."""
+        last = len(self.blocks) - 1
+        cells = sum(2**level * (2 * count + 2 * (level < last)) for level, count in enumerate(self.blocks))
+        window = 2 * WINDOW * 2**last if self.normalisation == "window" else 0
+        return int(self.stem * (cells + 2 + window)) + self.stride
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -79,7 +80,9 @@ class ResidualNetwork(nn.Module):
             for width, count in zip(widths, settings.blocks, strict=True)
         )
         self.down = nn.ModuleList(convolve(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
-        self.norms = nn.ModuleList(_norm(width, settings) for width in widths)
+        self.norms = nn.ModuleList(
+            _norm(width, settings, level == len(widths) - 1) for level, width in enumerate(widths)
+        )
         self.up = nn.ModuleList(convolve(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.merge = nn.ModuleList(convolve(fine, fine, 3, padding=1) for fine in widths[:-1])
         self.last = convolve(widths[0] + inputs * cells, outputs * cells, 3, padding=1)
@@ -167,9 +170,9 @@ class ResidualBlock(nn.Module):
         return features + added
 
 
-def _norm(width: int, settings: EvaluatorSettings) -> nn.Module:
+def _norm(width: int, settings: EvaluatorSettings, coarsest: bool) -> nn.Module:
     if settings.normalisation == "window":
-        return WindowNorm(width) if width == settings.widths[-1] else PixelNorm(width)
+        return WindowNorm(width) if coarsest else PixelNorm(width)
     kinds: dict[str, type[nn.Module]] = {"group": ChannelNorm, "pixel": PixelNorm}
     return kinds[settings.normalisation](width) if settings.normalisation in kinds else nn.Identity()
 

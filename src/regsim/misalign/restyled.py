@@ -1,14 +1,14 @@
 """Pairs for IMSE's evaluator: two places of one image, one of them in another style, and their true difference."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from pydantic import Field
 
 from regsim.errors import InputError
 from regsim.misalign.appearance import Appearance, Chain, OneOf
-from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings
+from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, joined
 from regsim.misalign.sources import Subject
 from regsim.settings import Settings
 
@@ -20,11 +20,13 @@ class StyleSettings(Settings):
         styles: the styled member gets one of these, all equally likely; none: it keeps its contrast.
         degrade: then these, in order (noise, blur, bias field ...).
         reference: changes of the training contrast itself, the same for both members, before the difference is taken.
+        copies: in how many styles each pair is shown (a style is drawn sooner than a pair).
     """
 
     styles: tuple[Appearance, ...] = Field(default=())
     degrade: tuple[Appearance, ...] = Field(default=())
     reference: tuple[Appearance, ...] = Field(default=())
+    copies: int = Field(default=1, ge=1, le=16)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class RestyledMaker:
 
     def __call__(self, count: int, generator: torch.Generator) -> RestyledBatch:
         """Draw a batch."""
-        batch = self.pairs(count, generator)
+        own = -(-count // self.settings.copies)
+        batch = self.pairs(own, generator)
+        if self.settings.copies > 1:
+            batch = _first(joined([batch] * self.settings.copies), count)
         fixed, moving = batch.fixed, batch.moving
         if self.settings.reference:
             fixed, drawn = self.reference.changed(fixed, generator)
@@ -74,6 +79,16 @@ class RestyledMaker:
     def with_subjects(self, subjects: Sequence[Subject]) -> "RestyledMaker":
         """Other subjects, the same settings."""
         return RestyledMaker(self.pairs.with_subjects(subjects), self.settings)
+
+
+def _first(batch: PairBatch, count: int) -> PairBatch:
+    """The first `count` pairs."""
+    if len(batch.fixed) == count:
+        return batch
+    parts = {item.name: getattr(batch, item.name) for item in fields(batch)}
+    cut = {name: value[:count] for name, value in parts.items() if isinstance(value, torch.Tensor)}
+    cut_parameters = {name: value[:count] for name, value in batch.parameters.items()}
+    return replace(batch, **cut, parameters=cut_parameters)
 
 
 class AcrossMaker(PairMaker):

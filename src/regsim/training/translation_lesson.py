@@ -144,7 +144,8 @@ def _wants_real(judged: torch.Tensor) -> torch.Tensor:
 
 def _told(judge: Discriminator, real: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     """What the discriminator has to lower."""
-    return ((judge(real) - 1).square().mean() + judge(made.detach()).square().mean()) / 2
+    wrong: torch.Tensor = (judge(real) - 1).square().mean() + judge(made.detach()).square().mean()
+    return wrong / 2
 
 
 def _plain(settings: EvaluatorSettings) -> EvaluatorSettings:

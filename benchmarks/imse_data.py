@@ -1,0 +1,167 @@
+"""Unseen subjects and known misalignments for `benchmarks.imse`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from benchmarks.data import data_folder
+from benchmarks.manifests import Row as ManifestRow
+from benchmarks.manifests import test_contrasts
+from regsim.errors import InputError
+from regsim.images import Grid, Image, read_image
+from regsim.misalign.appearance import Chain
+from regsim.misalign.pairs import PairSettings
+from regsim.misalign.restyled import AcrossMaker
+from regsim.misalign.sources import Subject, make_subject
+from regsim.prepare import foreground, rescaled
+from regsim.transforms import ControlGrid, Rigid, Transform, warp
+
+REFERENCE = "t1"
+OTHERS = ("t2", "flair", "pd")
+SIZES = {2: 128, 3: 64}
+SPACINGS = {2: 1.5, 3: 2.0}
+HARD = {
+    "bias": {"kind": "bias_field", "probability": 1.0, "strength": (1.2, 1.2)},
+    "noise": {"kind": "noise", "probability": 1.0, "sigma": (0.1, 0.1)},
+}
+
+
+def place() -> Path:
+    """Where the sets lie.
+
+    Raises:
+        InputError: nowhere.
+    """
+    found = data_folder()
+    if found is None:
+        raise InputError("the real sets are not here: set REGSIM_DATA to the folder that holds them")
+    return found
+
+
+@cache
+def unseen(spacing: float) -> tuple[Subject, ...]:
+    """The subjects of `benchmarks.manifests.test_contrasts`, brought to one spacing."""
+    groups: dict[str, list[ManifestRow]] = {}
+    for row in test_contrasts(place()):
+        groups.setdefault(row[0], []).append(row)
+    subjects = []
+    for name, rows in groups.items():
+        images = [replace(read_image(row[2]), name=row[1]) for row in rows]
+        subjects.append(make_subject(name, images, None, spacing))
+    return tuple(subjects)
+
+
+def with_contrast(spacing: float, other: str) -> list[Subject]:
+    """The unseen subjects that have T1 and this contrast."""
+    return [subject for subject in unseen(spacing) if {REFERENCE, other} <= set(subject.images)]
+
+
+def across(dims: int, other: str, largest: float = 15.0) -> AcrossMaker:
+    """Pairs of T1 and another contrast of unseen subjects; mean errors uniform from 0 to `largest` voxels, nothing hidden."""
+    spacing = SPACINGS[dims]
+    motion = {
+        "error": (0.0, largest * spacing),
+        "aligned": 0.0,
+        "rigid": 0.6,
+        "affine": 0.1,
+        "elastic": 0.3,
+        "elastic_error": 6.0 * spacing,
+        "smoothness": (8.0, 24.0),
+    }
+    settings = PairSettings.checked(
+        {"dims": dims, "size": SIZES[dims], "spacing": spacing, "motion": motion, "window": {"disc": 0.0, "box": 0.0}}
+    )
+    return AcrossMaker(with_contrast(spacing, other), settings, REFERENCE, other)
+
+
+def volumes(subject: Subject, spacing: float, *contrasts: str) -> list[Image]:
+    """A subject's volumes in [0, 1] on a grid of their own, in mm."""
+    grid = Grid.of(tuple(subject.shape), spacing)
+    return [Image(subject.images[name][None], grid, name=f"{subject.name} {name}") for name in contrasts]
+
+
+def slices(subject: Subject, spacing: float, *contrasts: str, at: float = 0.5) -> list[Image]:
+    """A plane across the axis with the largest faces, at a share of the anatomy's extent."""
+    axis = min(subject.axes, key=lambda each: subject.shape[each])
+    inside = subject.seen.any(dim=tuple(other for other in range(3) if other != axis)).nonzero().flatten()
+    number = int(inside[int(at * (len(inside) - 1))])
+    planes = [subject.images[name].select(axis, number) for name in contrasts]
+    grid = Grid.of(tuple(planes[0].shape), spacing)
+    names = [f"{subject.name} {name}" for name in contrasts]
+    return [Image(plane[None].clone(), grid, name=name) for plane, name in zip(planes, names, strict=True)]
+
+
+def random_rigid(centre: Sequence[float], seed: int, shift: float, degrees: float) -> Rigid:
+    """A turn of up to `degrees` about a random axis, and a shift of up to `shift` mm in a random direction."""
+    generator = torch.Generator().manual_seed(seed)
+    ndim = len(centre)
+    found = Rigid(ndim, tuple(float(value) for value in centre))
+    turn, way = torch.randn(3 if ndim == 3 else 1, generator=generator), torch.randn(ndim, generator=generator)
+    sizes = torch.rand(2, generator=generator)
+    with torch.no_grad():
+        found.rotation.copy_((turn / turn.norm() * math.radians(degrees) * sizes[0]).reshape(found.rotation.shape))
+        found.translation.copy_(way / way.norm() * shift * sizes[1])
+    return found
+
+
+def random_bend(grid: Grid, seed: int, spacing: float, error: float) -> ControlGrid:
+    """Control points `spacing` mm apart, moved at random; mean displacement `error` mm over the grid."""
+    bend = ControlGrid.with_spacing(grid, spacing)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        bend.coefficients.copy_(torch.randn(bend.coefficients.shape, generator=generator))
+        points = grid.points().reshape(-1, grid.ndim)[::7]
+        size = float((bend(points) - points).norm(dim=-1).mean())
+        bend.coefficients.mul_(error / size)
+    return bend
+
+
+@dataclass(frozen=True)
+class KnownCase:
+    """A fixed image, a moving one, and the transform from fixed to moving points that aligns them."""
+
+    fixed: Image
+    moving: Image
+    known: Transform
+    points: torch.Tensor
+
+
+def moved_away(fixed: Image, aligned: Image, known: Transform, margin: int = 0, condition: str = "easy") -> KnownCase:
+    """The aligned image carried away by the inverse of a known transform; a hard condition changes it first.
+
+    Conditions: "bias" (strong field), "noise" (sigma .1), "half" (half of the field of view of the moving image is lost).
+    """
+    changed = aligned
+    if condition in HARD:
+        chain = Chain.checked({"changes": [HARD[condition]]})
+        changed = aligned.with_data(chain(aligned.batch, torch.Generator().manual_seed(7))[0])
+    target = aligned.grid.padded(margin) if margin else aligned.grid
+    moved = warp(changed, known.inverse(target), target)
+    moving = Image(moved.data, target, name=aligned.name)
+    points = fixed.grid.points()[foreground(fixed)][::11]
+    if condition == "half":
+        moving = lower_half(moving)
+        with torch.no_grad():
+            index = moving.grid.physical_to_index(known(points).double())
+        kept = (index[..., -1] >= 0) & (index[..., -1] <= moving.grid.shape[0] - 1)
+        points = points[kept] if int(kept.sum()) > 100 else points
+    return KnownCase(rescaled(fixed), rescaled(moving), known, points)
+
+
+def lower_half(image: Image) -> Image:
+    """The first half along the first array axis, without the empty planes before."""
+    inside = (image.data[0] > 0.02).flatten(1).any(dim=1).nonzero().flatten()
+    first, last = int(inside.min()), int(inside.max())
+    size = (last - first) // 2
+    index = torch.zeros(image.ndim, dtype=torch.float64)
+    index[-1] = first
+    grid = replace(
+        image.grid,
+        size=(*image.grid.size[:-1], size),
+        origin=tuple(image.grid.index_to_physical(index).tolist()),
+    )
+    return Image(image.data[:, first : first + size].clone(), grid, name=image.name)
