@@ -130,7 +130,7 @@ def _cost_at(level: Level, axis: str, at: float, spacing: float) -> float:
     return float(level.cost(level.mapping(moved)()))
 
 
-def minima(values: np.ndarray[tuple[int], np.dtype[np.float64]], depth: float = 0.01) -> int:
+def minima(values: np.ndarray[tuple[int], np.dtype[np.float64]], depth: float = 0.03) -> int:
     """Local minima that lie at least `depth` of the range below the ridges on both sides.
 
     >>> minima(np.array([3.0, 2.0, 1.0, 2.0, 1.5, 3.0])), minima(np.array([3.0, 1.0, 2.0]))

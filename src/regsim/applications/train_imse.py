@@ -1,6 +1,7 @@
 """A training of `imse`: an evaluator from pairs of one contrast, judged by the contrasts that it has not seen."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,11 +13,12 @@ from regsim.applications.training_job import TrainingJob
 from regsim.errors import InputError
 from regsim.evaluation.known_pairs import draw_known_pairs, judge
 from regsim.metrics import load_metric
-from regsim.metrics.evaluator_network import EvaluatorNetwork
+from regsim.metrics.evaluator_network import EvaluatorNetwork, inflate
 from regsim.metrics.imse import IndescribableSpatialEvaluator
 from regsim.misalign.pairs import PairMaker
 from regsim.misalign.restyled import AcrossMaker, RestyledMaker
 from regsim.misalign.sources import Subject
+from regsim.output import make_folder
 from regsim.training.checks import BATCH
 from regsim.training.imse_lesson import EvaluatorCheck, EvaluatorLoss, evaluator_figures
 from regsim.training.imse_recipe import ImseRecipe
@@ -48,27 +50,35 @@ class ImseJob(TrainingJob):
             raise InputError("check_every needs validation subjects; set their share above 0, or check_every to 0")
 
     def _train(self, on_step: OnStep | None, say: OnMessage) -> tuple[nn.Module, Trained]:
+        recipe = self.recipe
+        network = _network(recipe)
+        if recipe.planes:
+            say("learning on planes")
+            flat = recipe.on_planes()
+            first = _network(flat)
+            self._taught(first, flat, self.work / "planes", None)
+            inflate(first, network)
         say("training")
-        recipe, seed = self.recipe, self.recipe.trainer.seed
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = EvaluatorNetwork(recipe.network)
+        return network, self._taught(network, recipe, self.work, on_step)
+
+    def _taught(self, network: EvaluatorNetwork, recipe: ImseRecipe, work: Path, on_step: OnStep | None) -> Trained:
+        """Train a network by the stages of a recipe."""
+        make_folder(work)
+        pairs = self.pairs.with_settings(recipe.pairs)
         check = None
         if self.checked and any(stage.check_every for stage in recipe.stages):
-            maker = RestyledMaker(self.pairs.with_subjects(self.checked), recipe.styles)
-            check = EvaluatorCheck(maker, recipe.checked_pairs, seed + 1)
+            maker = RestyledMaker(pairs.with_subjects(self.checked), recipe.styles)
+            check = EvaluatorCheck(maker, recipe.checked_pairs, recipe.trainer.seed + 1)
         stages = [
             Stage(
                 EvaluatorLoss(stage.squared),
-                RestyledMaker(self.pairs.with_settings(recipe.pairs_of(stage)), recipe.styles),
+                RestyledMaker(pairs.with_settings(recipe.pairs_of(stage)), recipe.styles),
                 check,
                 stage,
             )
             for stage in recipe.stages
         ]
-        return network, train(
-            network, stages, recipe.trainer, self.work, on_step, self.request.resume, self.fingerprint
-        )
+        return train(network, stages, recipe.trainer, work, on_step, self.request.resume, self.fingerprint)
 
     def _figures(self) -> Figures:
         """Of every other contrast that test subjects have beside the training contrast; else of that one alone.
@@ -101,6 +111,12 @@ class ImseJob(TrainingJob):
     def _least(self) -> float:
         pairs = self.recipe.pairs
         return min(LEAST_MISALIGNED * pairs.spacing, pairs.motion.error[1] / 2)
+
+
+def _network(recipe: ImseRecipe) -> EvaluatorNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.trainer.seed)
+        return EvaluatorNetwork(recipe.network)
 
 
 def _of_contrast(subjects: "tuple[Subject, ...] | list[Subject]", contrast: str) -> list[Subject]:

@@ -29,6 +29,8 @@ LEAST_MISALIGNED = 2.0
 class TranslationJob(TrainingJob):
     """A training of `translation`."""
 
+    audited = 160
+
     @property
     def recipe(self) -> TranslationRecipe:
         """Of this kind."""

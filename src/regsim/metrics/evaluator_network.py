@@ -186,3 +186,43 @@ def out_of_blocks(cells: torch.Tensor, side: int) -> torch.Tensor:
     split = cells.reshape(len(cells), -1, *[side] * dims, *shape)
     order = [0, 1, *(place for axis in range(dims) for place in (2 + dims + axis, 2 + axis))]
     return split.permute(order).reshape(len(cells), -1, *(side * n for n in shape))
+
+
+@torch.no_grad()
+def inflate(flat: ResidualNetwork, solid: ResidualNetwork) -> None:
+    """Give a network for volumes the kernels of one for pictures: at first it treats every plane across z alike, alone.
+
+    A kernel becomes the middle plane of a kernel; where the resolution halves, two planes share it, as they share a cell.
+
+    Args:
+        flat: for pictures, of the same widths, blocks and stem.
+        solid: for volumes; its weights are replaced.
+    """
+    side = solid.settings.stem
+    for (name, weight), (_, target) in zip(flat.named_parameters(), solid.named_parameters(), strict=True):
+        if weight.ndim != 4:
+            target.copy_(weight.repeat(side) if name == "last.bias" else weight)
+            continue
+        target.zero_()
+        if name == "first.weight":
+            cells = weight.reshape(weight.shape[0], -1, side**2, *weight.shape[2:])
+            target[:, :, 1] = cells[:, :, None].expand(-1, -1, side, -1, -1, -1).flatten(1, 3) / side
+        elif name == "last.weight":
+            _inflate_last(weight, target, side, solid.settings.widths[0])
+        elif name.startswith("down."):
+            target[:, :, 1] = target[:, :, 2] = weight / 2
+        else:
+            target[:, :, target.shape[2] // 2] = weight
+
+
+def _inflate_last(weight: torch.Tensor, target: torch.Tensor, side: int, width: int) -> None:
+    """Each plane of an output block has the kernel; of the images' own blocks it sees the same plane."""
+    area = side**2
+    outputs = target.view(-1, side, area, *target.shape[1:])
+    own = weight.reshape(-1, area, *weight.shape[1:])
+    images = (weight.shape[1] - width) // area
+    for plane in range(side):
+        outputs[:, plane, :, :width, 1] = own[:, :, :width]
+        for image in range(images):
+            there = width + image * side * area + plane * area
+            outputs[:, plane, :, there : there + area, 1] = own[:, :, width + image * area : width + (image + 1) * area]

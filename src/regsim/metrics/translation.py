@@ -36,6 +36,12 @@ class TranslatedMeanAbsoluteError(LearnedMetric):
         SettingsError: no model.
         InputError: not a model folder, a model of another metric, pictures for a model of volumes.
 
+    Example:
+        >>> TranslatedMeanAbsoluteError()
+        Traceback (most recent call last):
+            ...
+        regsim.errors.SettingsError: metric 'translation' needs model=FOLDER: ...
+
     References:
         Zhu et al., Unpaired image-to-image translation using cycle-consistent adversarial networks, 2017,
         doi:10.1109/ICCV.2017.244.
@@ -46,7 +52,6 @@ class TranslatedMeanAbsoluteError(LearnedMetric):
     higher_is_better = False
     value_range: ClassVar[tuple[float, float]] = (0.0, float("inf"))
     symmetric = False
-    multimodal = True
     expects = "unit"
     has_map = True
     needs = "model=FOLDER: a generator that `regsim train cyclegan` or `regsim train reggan` wrote"

@@ -40,6 +40,10 @@ class ImseRecipe(Settings):
         network: see `EvaluatorSettings`.
         source, pairs: what pairs are made of, and how; `pairs.appearance` must be empty, `pairs.pairing` is "one_image".
         styles: how the styled member looks, and the reference.
+        planes: of volumes only: stages that teach a network for pictures on planes of `plane_size` first; its kernels become
+            the middle planes of the network for volumes (`inflate`). A network for volumes that starts from nothing rests
+            much longer at predicting nothing.
+        plane_size: side of the planes' crops.
         stages: in order.
         trainer: seed, device, precision.
         shares: of the subjects, for training, validation and test.
@@ -57,6 +61,8 @@ class ImseRecipe(Settings):
     source: SourceSettings = SourceSettings()
     pairs: PairSettings = PairSettings()
     styles: StyleSettings = StyleSettings()
+    planes: tuple[ImseStage, ...] = ()
+    plane_size: int = Field(default=64, ge=16, le=1024)
     stages: tuple[ImseStage, ...] = Field(min_length=1)
     trainer: TrainerSettings = TrainerSettings()
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
@@ -68,6 +74,12 @@ class ImseRecipe(Settings):
     def dims(self) -> int:
         """2 for pictures, 3 for volumes."""
         return self.pairs.dims
+
+    def on_planes(self) -> "ImseRecipe":
+        """The recipe of what is learnt on planes."""
+        pairs = self.pairs.model_copy(update={"dims": 2, "size": self.plane_size})
+        network = self.network.model_copy(update={"dims": 2})
+        return self.model_copy(update={"pairs": pairs, "network": network, "stages": self.planes, "planes": ()})
 
     def pairs_of(self, stage: ImseStage) -> PairSettings:
         """The pairs that a stage learns from."""
@@ -88,7 +100,9 @@ class ImseRecipe(Settings):
             raise ValueError("pairs.appearance must be empty: what changes the styled image belongs into styles")
         if self.pairs.pairing != ("one_image",):
             raise ValueError(f"pairs.pairing must be one_image, got {', '.join(self.pairs.pairing)}")
-        for number, stage in enumerate(self.stages):
+        if self.planes and self.dims == 2:
+            raise ValueError("planes: a network for pictures has no planes to start from; leave them out")
+        for number, stage in enumerate((*self.planes, *self.stages)):
             if stage.check_every and CHECKED.get(stage.decides) != stage.better:
                 known = ", ".join(f"{name} ({better})" for name, better in CHECKED.items())
                 raise ValueError(
