@@ -4,8 +4,8 @@
     python -m benchmarks.imse tables -o DIR
 
 `-m` names what is judged: metrics, models, folders of models, or LABEL=METRIC; COARSE+FINE is a hybrid: COARSE drives all levels
-but the finest of its kind. A model for pictures is judged on pictures, one for volumes on volumes; classical metrics as `--dims`
-says.
+but the finest of its kind; paper:METRIC is the paper's instance optimisation (deformable: one level, 200 steps of Adam). A model
+for pictures is judged on pictures, one for volumes on volumes; classical metrics as `--dims` says.
 
 - relative: relative L1 of the evaluator's prediction (1 = as good as predicting nothing) and rank correlation of the value with
   the true error, T1 against T2, FLAIR, PD.
@@ -54,6 +54,7 @@ from regsim.evaluation.translation import compare_translation
 from regsim.images import Image
 from regsim.metrics import AbstractMetric, load_metric
 from regsim.metrics.imse import IndescribableSpatialEvaluator
+from regsim.metrics.translation import TranslatedMeanAbsoluteError
 from regsim.prepare import foreground
 from regsim.registration import register
 from regsim.registration.level import Level
@@ -66,6 +67,7 @@ COLUMNS = (*KEY, "relative", "spearman", "low", "high", "spearman_dice", "minima
            "nmae", "psnr", "ssim", "ms", "seconds")  # fmt: skip
 REACH = {"shift": 30, "turn": 40}
 SUCCESS = 2.0
+PAPER = "paper:"
 REPEATS = 15
 Cases = Iterator[tuple[str, Callable[[], Row]]]
 
@@ -152,12 +154,28 @@ def minima(values: np.ndarray[tuple[int], np.dtype[np.float64]], depth: float = 
 
 def plan_for(spec: str, goal: Goal, image: Image) -> Schedule:
     """The driver's plan from the identity; COARSE+FINE is a hybrid. In deformable ones only the last stage is left."""
-    coarse, plus, fine = spec.partition("+")
+    paper = spec.startswith(PAPER)
+    coarse, plus, fine = spec.removeprefix(PAPER).partition("+")
     name = fine if plus else coarse
+    if paper:
+        return one_level(name, image)
     plan = schedule_for(goal, image.grid, None if name == "mind" and goal == "deformable" else name, start="identity")
     if goal == "deformable":
         plan = plan.model_copy(update={"stages": plan.stages[-1:]})
     return with_coarse_metric(plan, coarse) if plus else plan
+
+
+def one_level(metric: str, image: Image) -> Schedule:
+    """The paper's instance optimisation: one field at the image's resolution, from zero, 200 steps of Adam, no pyramid."""
+    spacing = min(image.grid.spacing)
+    level = {"spacing": spacing, "steps": 200, "step": 0.5 * spacing, "control_spacing": 2 * spacing}
+    stage = {
+        "transform": "control_grid",
+        "metric": metric,
+        "levels": [level],
+        "penalties": {"diffusion": 1.0, "jacobian": 40.0},
+    }
+    return Schedule.checked({"stages": [stage], "start": "identity"})
 
 
 def rigid(spec: str, dims: int, quick: bool) -> Cases:
@@ -307,9 +325,17 @@ def duration(spec: str, dims: int, quick: bool) -> Cases:
     yield f"{SIZES[dims]}^{dims}", work
 
 
+def translates(spec: str) -> bool:
+    """Whether a metric can bring an image to another contrast."""
+    return (
+        "+" not in spec
+        and PAPER not in spec
+        and isinstance(load_metric(spec), IndescribableSpatialEvaluator | TranslatedMeanAbsoluteError)
+    )
+
+
 SETS = {"relative": relative, "response": response, "rigid": rigid, "deformable": deformable, "score": score,
         "translation": translation, "time": duration}  # fmt: skip
-WITHOUT_METRIC = {"translation": HISTOGRAM}
 
 
 def measure(names: list[str], specs: list[str], output: Path, dims: int, quick: bool) -> None:
@@ -318,7 +344,10 @@ def measure(names: list[str], specs: list[str], output: Path, dims: int, quick: 
     write_machine(output)
     for name in names:
         for label, spec in map(labelled, specs):
-            own = dims if spec == HISTOGRAM or "+" in spec else dims_of(spec, dims)
+            able = spec == HISTOGRAM or translates(spec)
+            if (name == "translation" and not able) or (name != "translation" and spec == HISTOGRAM):
+                continue
+            own = dims if spec == HISTOGRAM or "+" in spec or PAPER in spec else dims_of(spec, dims)
             for case, work in SETS[name](spec, own, quick):
                 key: dict[str, str | float] = {"set": name, "case": case, "metric": label}
                 if not table.has(**key):

@@ -4,9 +4,10 @@
 
 writes `ship.csv` (sets whose terms allow weights that are given away), `heads.csv` (label maps), `features.csv` (what the
 models of deepsim learn from: one patient's T1, T2 and FLAIR with a tissue map that is made here, by ANTs' Atropos on the T1;
-labelled T1 scans; label maps), `evaluators.csv` (T1 alone, what the models of imse learn from), `test_t1.csv`, `test_multi.csv`
-and `test_contrasts.csv` (subjects that no training sees), `em.csv` and `test_em.csv` (electron micrographs: one stack with its
-membranes to learn from, another to judge by), `labelled.csv` (the labelled T1 scans).
+labelled T1 scans; label maps), `evaluators.csv` (T1 alone, what the models of imse learn from), `translators.csv` (T1 and T2,
+for imse's baselines), `test_t1.csv`, `test_multi.csv` and `test_contrasts.csv` (subjects that no training sees), `em.csv` and
+`test_em.csv` (electron micrographs: one stack with its membranes to learn from, another to judge by), `labelled.csv` (the
+labelled T1 scans).
 """
 
 import argparse
@@ -124,6 +125,11 @@ def evaluators(root: Path, made: Path) -> list[Row]:
     return rows
 
 
+def translators(root: Path) -> list[Row]:
+    """What the baselines of imse learn from: T1 and T2 of four patients, not of the one that judges."""
+    return [row for row in ship(root) if row[0] != "msx19" and row[1] in ("t1", "t2") and not row[0].startswith("ixi")]
+
+
 def write_stripped(t1: Path, labels: Path, path: Path) -> None:
     """What lies within a head's labels, closed by two voxels (4 mm)."""
     whole, known = read_image(t1), read_image(labels, labels=True)
@@ -181,6 +187,7 @@ def _labels_of(scan: Row) -> Row:
 SETS = {
     "labelled": labelled,
     "test_contrasts": test_contrasts,
+    "translators": translators,
     "ship": ship,
     "heads": heads,
     "test_t1": test_t1,
