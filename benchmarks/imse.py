@@ -81,7 +81,7 @@ def dims_of(spec: str, asked: int) -> int:
 def relative(spec: str, dims: int, quick: bool) -> Cases:
     """Of each contrast, all its pairs together."""
     metric = load_metric(spec)
-    for other in OTHERS:
+    for other in OTHERS[dims]:
 
         def work(other: str = other) -> Row:
             generator = torch.Generator().manual_seed(11)
@@ -100,7 +100,7 @@ def relative(spec: str, dims: int, quick: bool) -> Cases:
 def response(spec: str, dims: int, quick: bool) -> Cases:
     """Of each subject (three at most a contrast), two shifts or three, and turns."""
     metric = load_metric(spec)
-    for other in OTHERS:
+    for other in OTHERS[dims]:
         for subject in with_contrast(SPACINGS[dims], other)[: 1 if quick else 3]:
             axes = [*["x", "y", "z"][:dims], "turn"]
             for axis in axes:
@@ -110,7 +110,7 @@ def response(spec: str, dims: int, quick: bool) -> Cases:
 def _response(metric: AbstractMetric, subject: object, other: str, axis: str, dims: int) -> Row:
     spacing = SPACINGS[dims]
     take = slices if dims == 2 else volumes
-    fixed, moving = take(subject, spacing, REFERENCE, other)  # type: ignore[arg-type]
+    fixed, moving = take(subject, spacing, REFERENCE, other.removeprefix("average-"))  # type: ignore[arg-type]
     level = Level(fixed, Image(moving.data, moving.grid, name=moving.name), metric)
     reach = REACH["turn" if axis == "turn" else "shift"]
     coarse = np.arange(-reach, reach + 1e-6, 2.0)
@@ -236,7 +236,7 @@ def _registered(case: KnownCase, spec: str, goal: Goal) -> Row:
 def score(spec: str, dims: int, quick: bool) -> Cases:
     """Random deformations of aligned pairs: the value against true error, and against Dice of a tissue that is told by T1."""
     metric = load_metric(spec)
-    for other in OTHERS:
+    for other in OTHERS[dims]:
 
         def work(other: str = other) -> Row:
             people = with_contrast(SPACINGS[dims], other)[:6]
@@ -262,9 +262,11 @@ def _scored(metric: AbstractMetric, people: list, other: str, dims: int, number:
     subject, spacing = people[number % len(people)], SPACINGS[dims]
     random = np.random.default_rng(number)
     if dims == 2:
-        fixed, moving = slices(subject, spacing, REFERENCE, other, at=float(random.uniform(0.35, 0.65)))
+        fixed, moving = slices(
+            subject, spacing, REFERENCE, other.removeprefix("average-"), at=float(random.uniform(0.35, 0.65))
+        )
     else:
-        fixed, moving = volumes(subject, spacing, REFERENCE, other)
+        fixed, moving = volumes(subject, spacing, REFERENCE, other.removeprefix("average-"))
     error = float(random.uniform(0.0, 8.0))
     bend = random_bend(fixed.grid, number, float(random.uniform(20, 60)), error)
     inside = foreground(fixed)

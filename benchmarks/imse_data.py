@@ -21,7 +21,8 @@ from regsim.prepare import foreground, rescaled
 from regsim.transforms import ControlGrid, Rigid, Transform, warp
 
 REFERENCE = "t1"
-OTHERS = ("t2", "flair", "pd")
+OTHERS = {2: ("t2", "flair", "pd", "average-t2", "average-pd"), 3: ("t2", "flair", "average-t2", "average-pd")}
+AVERAGE, SIMULATED = "avg152", "brainweb"
 SIZES = {2: 128, 3: 64}
 SPACINGS = {2: 1.5, 3: 2.0}
 HARD = {
@@ -52,12 +53,25 @@ def unseen(spacing: float) -> tuple[Subject, ...]:
     for name, rows in groups.items():
         images = [replace(read_image(row[2]), name=row[1]) for row in rows]
         subjects.append(make_subject(name, images, None, spacing))
-    return tuple(subjects)
+    folder = place() / "slices_2d" / "itk"
+    names = {REFERENCE: "brain_t1_slice_border20.png", "pd": "brain_proton_density_slice_border20.png"}
+    pictures = [
+        replace(read_image(folder / name, picture_spacing=1.0), name=contrast) for contrast, name in names.items()
+    ]
+    return (*subjects, make_subject(SIMULATED, pictures, None, spacing))
 
 
 def with_contrast(spacing: float, other: str) -> list[Subject]:
-    """The unseen subjects that have T1 and this contrast."""
-    return [subject for subject in unseen(spacing) if {REFERENCE, other} <= set(subject.images)]
+    """The unseen subjects that have T1 and this contrast: people; "average-t2": the average of 152 brains, which is smooth.
+
+    "pd": one simulated slice (BrainWeb); no person's PD is at hand.
+    """
+    average, contrast = other.startswith("average-"), other.removeprefix("average-")
+    return [
+        subject
+        for subject in unseen(spacing)
+        if {REFERENCE, contrast} <= set(subject.images) and (subject.name == AVERAGE) == average
+    ]
 
 
 def across(dims: int, other: str, largest: float = 15.0) -> AcrossMaker:
@@ -75,7 +89,7 @@ def across(dims: int, other: str, largest: float = 15.0) -> AcrossMaker:
     settings = PairSettings.checked(
         {"dims": dims, "size": SIZES[dims], "spacing": spacing, "motion": motion, "window": {"disc": 0.0, "box": 0.0}}
     )
-    return AcrossMaker(with_contrast(spacing, other), settings, REFERENCE, other)
+    return AcrossMaker(with_contrast(spacing, other), settings, REFERENCE, other.removeprefix("average-"))
 
 
 def volumes(subject: Subject, spacing: float, *contrasts: str) -> list[Image]:

@@ -54,3 +54,33 @@ def test_wrong_settings_name_the_nearest() -> None:
         )
     with pytest.raises(SettingsError, match="did you mean 'stages'"):
         Schedule.checked({"stagess": []})
+
+
+def test_a_level_may_have_its_own_metric() -> None:
+    level = {"spacing": 4, "steps": 2, "step": 1}
+    plan = Schedule.checked(
+        {
+            "stages": [
+                {
+                    "transform": "rigid",
+                    "metric": "mind",
+                    "levels": [{**level, "metric": "nmi"}, {**level, "spacing": 2}],
+                }
+            ]
+        }
+    )
+    assert plan.stages[0].metrics == plan.metrics == ("nmi", "mind")
+    assert (plan.stages[0].finest("nmi"), plan.stages[0].finest("mind")) == (4, 2)
+
+
+@pytest.mark.parametrize("goal", ["rigid", "affine", "deformable", "diffeomorphic"])
+def test_a_coarse_metric_leaves_the_finest_levels_alone(goal) -> None:
+    grid = Grid.of((120, 150, 130))
+    plain, mixed = schedule_for(goal, grid), schedule_for(goal, grid, coarse_metric="mind:radius=2")
+    for before, after in zip(plain.stages, mixed.stages, strict=True):
+        kind = [stage for stage in plain.stages if (stage.transform in LINEAR) == (before.transform in LINEAR)]
+        finest = min(level.spacing for stage in kind for level in stage.levels)
+        for level, metric in zip(after.levels, after.metrics, strict=True):
+            assert metric == ("mind:radius=2" if level.spacing > 1.01 * finest else before.metric)
+        assert [level.spacing for level in before.levels] == [level.spacing for level in after.levels]
+    assert "mind:radius=2" in mixed.metrics
