@@ -11,7 +11,7 @@ for pictures is judged on pictures, one for volumes on volumes; classical metric
   the true error, T1 against T2, FLAIR, PD.
 - response: the cost along shifts of +-30 voxels and turns of +-40 degrees of aligned pairs: how many minima, and how far the
   lowest lies from the truth.
-- rigid: T2 onto T1, 2 mm, from up to 60 mm and 45 degrees, start at the identity; easy, and "half" (half of the field of view).
+- rigid: T2 onto T1, 2 mm, from up to 60 mm and 45 degrees, start at the identity; easy, bias, and "half" of the field of view.
 - deformable: T2 and FLAIR onto T1 with known fields of 4 mm on average, from the identity; easy, bias, noise.
 - score: rank correlation of the value with true error and with Dice over random deformations.
 - translation: T2 to T1 of misaligned pairs: NMAE, PSNR, SSIM over the foreground.
@@ -133,7 +133,7 @@ def _cost_at(level: Level, axis: str, at: float, spacing: float) -> float:
 
 
 def minima(values: np.ndarray[tuple[int], np.dtype[np.float64]], depth: float = 0.03) -> int:
-    """Local minima that lie at least `depth` of the range below the ridges on both sides.
+    """Local minima, ends too, that lie at least `depth` of the range below the ridges beside them.
 
     >>> minima(np.array([3.0, 2.0, 1.0, 2.0, 1.5, 3.0])), minima(np.array([3.0, 1.0, 2.0]))
     (2, 1)
@@ -182,7 +182,7 @@ def rigid(spec: str, dims: int, quick: bool) -> Cases:
     """T2 onto T1 of the unseen patient and of one more person, 2 mm."""
     del dims
     people = with_contrast(SPACINGS[3], "t2")[:2]
-    for condition in ("easy", "half"):
+    for condition in ("easy", "half", "bias"):
         for number in range(2 if quick else 20):
             subject = people[number % 2]
 

@@ -45,6 +45,7 @@ SHOWN = (
     "times_mse",
 )
 LEAST_SHARE = 0.12
+SURFACES = 4  # subjects whose surfaces are computed: some 700 probes each, and networks take their time
 
 
 def axial(volume: Image, index: int) -> Image:
@@ -108,7 +109,9 @@ def settings(quick: bool = False) -> LandscapeSettings:
     """Fewer draws a pair than `regsim landscape` makes of its one pair: here many pairs are pooled."""
     if quick:
         return LandscapeSettings.preset(2, quick=True, surfaces=3, ladder=16, repeats=4, hidden=12)
-    return LandscapeSettings.preset(2, axis_steps=13, fine_steps=9, wide_steps=13, ladder=24, repeats=4, hidden=16)
+    return LandscapeSettings.preset(
+        2, axis_steps=13, fine_steps=9, wide_steps=13, ladder=24, repeats=4, hidden=16, surfaces=SURFACES
+    )
 
 
 def evaluate(
@@ -178,7 +181,7 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", choices=[[], *SETS], default=[])
     parser.add_argument("-m", "--metric", action="append", help="a metric's name, or a model's; repeat")
     parser.add_argument("-o", "--output", type=Path, default=Path("bench") / "league")
-    parser.add_argument("--slices", type=int, default=3, help="pairs a subject")
+    parser.add_argument("--slices", type=int, default=1, help="pairs a subject (three times as many from T1 to T2)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true")
