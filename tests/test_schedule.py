@@ -84,3 +84,9 @@ def test_a_coarse_metric_leaves_the_finest_levels_alone(goal) -> None:
             assert metric == ("mind:radius=2" if level.spacing > 1.01 * finest else before.metric)
         assert [level.spacing for level in before.levels] == [level.spacing for level in after.levels]
     assert "mind:radius=2" in mixed.metrics
+
+
+def test_the_papers_plan_in_the_docs_is_valid() -> None:
+    text = (DOCS / "imse.md").read_text(encoding="utf-8")
+    plan = Schedule.checked(tomllib.loads(text.split("```toml")[1].split("```")[0]))
+    assert (plan.metrics, plan.total_steps) == (("imse",), 200)
