@@ -19,7 +19,7 @@ from regsim.evaluation.accuracy import (
     truth_row,
 )
 from regsim.evaluation.results import Views
-from regsim.evaluation.scoring import score
+from regsim.evaluation.scoring import as_expected, score
 from regsim.evaluation.statistics import equivalence
 from regsim.evaluation.views import display_grid, make_views
 from regsim.images import Grid, Image
@@ -50,7 +50,8 @@ def test_score_names_all_metrics_and_is_what_the_metric_says() -> None:
     for name, row in rows.items():
         metric = load_metric(name)
         ready = metric.with_spacing(tuple(reversed(fixed.grid.spacing)))
-        assert row.value == pytest.approx(float(ready(fixed.batch, moving.batch)[0]), rel=1e-5)
+        seen = as_expected(metric, fixed, moving)
+        assert row.value == pytest.approx(float(ready(seen[0].batch, seen[1].batch)[0]), rel=1e-5)
         assert (row.higher_is_better, row.unit) == (metric.higher_is_better, metric.unit)
 
 

@@ -45,7 +45,7 @@ def test_bundled_models_are_small_and_carry_their_facts() -> None:
         assert card.data
         assert card.subjects.train
         assert not set(card.subjects.train) & set(card.subjects.test)
-        assert card.figures["spearman"] > 0.8
+        assert card.figures.get("spearman", card.figures.get("spearman_t2", 0.0)) > 0.8
 
 
 @pytest.mark.parametrize("contrast", ["t1", "t2"])

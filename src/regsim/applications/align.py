@@ -29,6 +29,7 @@ from regsim.images.image import Image
 from regsim.images.io import eight_bit, write_image
 from regsim.metrics import REGISTRY, AbstractMetric, usable_metrics
 from regsim.metrics.features import FeatureMetric
+from regsim.metrics.imse import IndescribableSpatialEvaluator
 from regsim.metrics.names import is_model, label_of
 from regsim.output import (
     PART,
@@ -56,6 +57,7 @@ LAST_GOOD = "last_good_transform.h5"
 CHECKED = "registration_error"
 CHECK_FOLDER = "check"
 STALE = (LAST_GOOD, "displacement.nii.gz", "learn2reg.nii.gz", "warped.*", "views.npz", "run.json", "transform.h5")
+SLOW = (FeatureMetric, IndescribableSpatialEvaluator)
 
 
 @dataclass(frozen=True)
@@ -253,8 +255,8 @@ def _changes(
     fixed: Image, moving: Image, before: Transform | None, found: Registration, driving: list[str]
 ) -> list[MetricChange]:
     # Over all voxels, air too, an expected error says little; the check gives it over the anatomy. Features of every voxel
-    # take seconds and gigabytes at 1 mm: for those who ask.
-    usable = [name for name in usable_metrics() if not issubclass(REGISTRY[name], FeatureMetric)]
+    # and an evaluator's predictions take seconds, and gigabytes, at 1 mm: for those who ask.
+    usable = [name for name in usable_metrics() if not issubclass(REGISTRY[name], SLOW)]
     specs = [name for name in usable if name != CHECKED]
     specs += [spec for spec in dict.fromkeys(driving) if is_model(spec) or label_of(spec) not in usable]
     first, last = score(fixed, moving, specs, before), score(fixed, moving, specs, found.transform)
