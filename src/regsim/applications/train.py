@@ -64,21 +64,8 @@ def train_on(
     """`train_model` with subjects that were read before; `test` judges in place of a share of `subjects`."""
     parts = divided(subjects, test, request.recipe, request.folds)
     places = [folder / f"fold-{number}" for number in range(1, len(parts) + 1)] if request.folds else [folder]
-    jobs = [_kind(request.recipe)(request, part, place) for part, place in zip(parts, places, strict=True)]
+    jobs = [JOBS[type(request.recipe)](request, part, place) for part, place in zip(parts, places, strict=True)]
     return [job.run(on_step, say) for job in jobs]
-
-
-def _kind(recipe: AnyRecipe) -> type[TrainingJob]:
-    """The job that trains by a recipe."""
-    if isinstance(recipe, ErrorRecipe):
-        return ErrorJob
-    if isinstance(recipe, TwoChannelRecipe):
-        return TwoChannelJob
-    if isinstance(recipe, TranslationRecipe):
-        return TranslationJob
-    if isinstance(recipe, ImseRecipe):
-        return ImseJob
-    return FeatureJob if isinstance(recipe, FeatureRecipe) else _SiameseJob
 
 
 class _SiameseJob(PairJob):
@@ -121,3 +108,13 @@ def _check_teachable(recipe: Recipe, parts: Parts) -> None:
         raise InputError(
             f"objective segmentation: subject '{bare}' has no label map; add SUBJECT_labels, or leave it out"
         )
+
+
+JOBS: dict[type[AnyRecipe], type[TrainingJob]] = {
+    Recipe: _SiameseJob,
+    ErrorRecipe: ErrorJob,
+    FeatureRecipe: FeatureJob,
+    TwoChannelRecipe: TwoChannelJob,
+    ImseRecipe: ImseJob,
+    TranslationRecipe: TranslationJob,
+}

@@ -1,5 +1,6 @@
 """A training of `imse`: an evaluator from pairs of one contrast, judged by the contrasts that it has not seen."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,25 +42,30 @@ class ImseJob(TrainingJob):
 
     def _prepare(self) -> None:
         recipe, parts = self.recipe, self.parts
-        contrast = recipe.contrast
-        if not any(contrast in subject.images for subject in parts.train):
-            contrast = ""
-        self.pairs = PairMaker(_of_contrast(parts.train, contrast), recipe.pairs)
-        self.checked = _of_contrast(parts.validation, contrast)
+        learners = _of_contrast(parts.train, recipe.contrast)
+        if not learners:
+            there = ", ".join(sorted({name for subject in parts.train for name in subject.images})) or "none"
+            raise InputError(
+                f"no training subject has the contrast {recipe.contrast}; there are {there}: --set contrast=NAME"
+            )
+        self.pairs = PairMaker(learners, recipe.pairs)
+        self.checked = _of_contrast(parts.validation, recipe.contrast)
         if any(stage.check_every for stage in recipe.stages) and not self.checked:
             raise InputError("check_every needs validation subjects; set their share above 0, or check_every to 0")
 
     def _train(self, on_step: OnStep | None, say: OnMessage) -> tuple[nn.Module, Trained]:
         recipe = self.recipe
         network = _network(recipe)
+        before = 0.0
         if recipe.planes:
             say("learning on planes")
             flat = recipe.on_planes()
             first = _network(flat)
-            self._taught(first, flat, self.work / "planes", None)
+            before = self._taught(first, flat, self.work / "planes", None).seconds
             inflate(first, network)
         say("training")
-        return network, self._taught(network, recipe, self.work, on_step)
+        trained = self._taught(network, recipe, self.work, on_step)
+        return network, replace(trained, seconds=trained.seconds + before)
 
     def _taught(self, network: EvaluatorNetwork, recipe: ImseRecipe, work: Path, on_step: OnStep | None) -> Trained:
         """Train a network by the stages of a recipe."""
@@ -119,11 +125,10 @@ def _network(recipe: ImseRecipe) -> EvaluatorNetwork:
         return EvaluatorNetwork(recipe.network)
 
 
-def _of_contrast(subjects: "tuple[Subject, ...] | list[Subject]", contrast: str) -> list[Subject]:
-    """The subjects that have this contrast, with it alone; "": with the first one that each has."""
-    chosen = []
-    for subject in subjects:
-        name = contrast or next(iter(sorted(subject.images)), "")
-        if name in subject.images:
-            chosen.append(replace(subject, images={name: subject.images[name]}, labels=None))
-    return chosen
+def _of_contrast(subjects: Sequence[Subject], contrast: str) -> list[Subject]:
+    """The subjects that have this contrast, with it alone."""
+    return [
+        replace(subject, images={contrast: subject.images[contrast]}, labels=None)
+        for subject in subjects
+        if contrast in subject.images
+    ]

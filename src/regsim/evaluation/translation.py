@@ -8,7 +8,7 @@ from regsim.errors import GridError, InputError
 from regsim.evaluation.results import Row
 from regsim.images.image import Image
 from regsim.metrics import StructuralSimilarity
-from regsim.prepare import foreground
+from regsim.prepare import foreground, intensity_ends
 
 MOST = 100.0
 
@@ -27,8 +27,8 @@ def compare_translation(found: Image, truth: Image, method: str) -> list[Transla
     """Two rows, over the truth's foreground and over all voxels that hold data.
 
     `NMAE = mean |x - t| / R`, `PSNR = -10 log10(mean (x - t)^2 / R^2)` dB (100 where the images are equal), SSIM with Gaussian
-    windows and data range R. R is the truth's 99.9 % quantile less its 0.1 % quantile, over all voxels that hold data: one range
-    for every region and method. So `PSNR <= -20 log10(NMAE)` for every image (the mean square is at least the squared mean).
+    windows and data range R. R is the truth's 99.9 % quantile less its 0.1 % quantile (`intensity_ends`): one range for every
+    region and method. So `PSNR <= -20 log10(NMAE)` for every image (the mean square is at least the squared mean).
 
     Raises:
         GridError: two grids.
@@ -41,9 +41,8 @@ def compare_translation(found: Image, truth: Image, method: str) -> list[Transla
         held = held if image.mask is None else held * (image.mask > 0)
     if not bool(held.any()):
         raise InputError(f"'{truth.name}': no voxel where both the translation and the truth hold data")
-    span = _range(truth.data[:1][held > 0])
-    if span <= 0:
-        raise InputError(f"truth '{truth.name}' is constant: nothing to compare")
+    low, high = intensity_ends(truth)
+    span = high - low
     inside = foreground(truth).to(held)[None] * held
     regions = {"foreground": inside if bool(inside.any()) else held, "whole": held}
     return [_row(found, truth, mask, span, method, region) for region, mask in regions.items()]
@@ -60,8 +59,3 @@ def _row(found: Image, truth: Image, mask: torch.Tensor, span: float, method: st
         psnr=min(MOST, -10 * math.log10(square)) if square > 0 else MOST,
         ssim=float(ssim(truth.batch[:, :1].float(), found.batch[:, :1].float(), mask[None].float())[0]),
     )
-
-
-def _range(values: torch.Tensor) -> float:
-    ordered = values.flatten().double().sort().values
-    return float(ordered[round(0.999 * (len(ordered) - 1))] - ordered[round(0.001 * (len(ordered) - 1))])

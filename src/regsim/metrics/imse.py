@@ -142,10 +142,15 @@ class IndescribableSpatialEvaluator(LearnedMetric):
     def _value(self, part: _Part, moving: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         """Of one set of planes, `(M,)`."""
         held = part.weights if seen is None else part.planes.cut(seen.expand_as(moving))
-        images = part.image, part.planes.cut(moving)
-        ways = {"fixed": [images], "moving": [images[::-1]], "both": [images, images[::-1]]}[self.reference]
+        ways = self._ways(part, moving)
         values = [_relative(self._predicted(other, reference, held), reference, held) for reference, other in ways]
         return part.planes.mean(torch.stack(values).mean(dim=0), held)
+
+    def _ways(self, part: _Part, moving: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Reference and other image, once or both ways."""
+        fixed, carried = part.image, part.planes.cut(moving)
+        ways = {"fixed": [(fixed, carried)], "moving": [(carried, fixed)]}
+        return ways.get(self.reference) or [*ways["fixed"], *ways["moving"]]
 
     def _predicted(self, other: torch.Tensor, reference: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
         """E; both images are 0 where either holds no data, as they were in training."""
@@ -159,8 +164,7 @@ class IndescribableSpatialEvaluator(LearnedMetric):
         return torch.stack(maps).mean(dim=0)
 
     def _plane_map(self, part: _Part, moving: torch.Tensor) -> torch.Tensor:
-        images = part.image, part.planes.cut(moving)
-        ways = {"fixed": [images], "moving": [images[::-1]], "both": [images, images[::-1]]}[self.reference]
+        ways = self._ways(part, moving)
         return torch.stack([self._predicted(other, own, part.weights).abs() for own, other in ways]).mean(dim=0)
 
 

@@ -6,19 +6,15 @@ from pydantic import Field, model_validator
 
 from regsim.metrics.error_network import ErrorNetworkSettings
 from regsim.misalign.error_pairs import ErrorPairSettings
-from regsim.misalign.sources import SourceSettings
-from regsim.settings import Settings
-from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.base_recipe import BaseRecipe
+from regsim.training.settings import StageSettings
 
 
-class ErrorRecipe(Settings):
+class ErrorRecipe(BaseRecipe):
     """How a model of `registration_error` is trained.
 
-    Args:
-        name: of the model.
+    Args (besides those of `BaseRecipe`):
         metric: registration_error.
-        description: in a sentence.
-        licence: of the weights, for the card.
         network: see `ErrorNetworkSettings`.
         source: what is read; `spacing` is that of the network's working grid.
         pairs: see `ErrorPairSettings`.
@@ -27,30 +23,22 @@ class ErrorRecipe(Settings):
         registered_pairs: how those are drawn; as `pairs` where not given.
         crop: side of the crops that a step sees, cells.
         stages: the loop; one stage.
-        trainer: seed, device, precision.
         shares: of the subjects, for training, validation and test; the test subjects' pairs calibrate the model.
         checked_pairs: how many validation pairs choose the network.
         tested_pairs: how many pairs of the test subjects calibrate it.
-        audit: whether a pair maker that gives its answer away is refused, or only warned of.
     """
 
-    name: str = Field(min_length=1, max_length=100)
     metric: Literal["registration_error"]
-    description: str = ""
-    licence: str = ""
     network: ErrorNetworkSettings = ErrorNetworkSettings()
-    source: SourceSettings = SourceSettings()
     pairs: ErrorPairSettings = ErrorPairSettings()
     kept_pairs: int = Field(default=480, ge=4, le=1_000_000)
     registered: float = Field(default=0.0, ge=0, le=1)
     registered_pairs: ErrorPairSettings | None = None
     crop: int = Field(default=24, ge=4, le=512)
     stages: tuple[StageSettings, ...] = Field(min_length=1, max_length=1)
-    trainer: TrainerSettings = TrainerSettings()
     shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
     checked_pairs: int = Field(default=48, ge=4)
     tested_pairs: int = Field(default=96, ge=16)
-    audit: Literal["refuse", "warn"] = "refuse"
 
     @property
     def dims(self) -> int:

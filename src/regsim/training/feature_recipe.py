@@ -6,10 +6,10 @@ from pydantic import Field, model_validator
 
 from regsim.metrics.feature_network import FeatureNetworkSettings
 from regsim.misalign.pairs import PairSettings
-from regsim.misalign.sources import SourceSettings
 from regsim.misalign.views import ViewSettings
 from regsim.settings import Settings
-from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.base_recipe import BaseRecipe
+from regsim.training.settings import StageSettings
 
 CHECKED = {"overlap": "higher", "matched": "higher", "reconstruction": "lower"}
 
@@ -37,40 +37,27 @@ class FeatureStage(StageSettings):
     objectives: tuple[FeatureTerm, ...] = Field(min_length=1)
 
 
-class FeatureRecipe(Settings):
+class FeatureRecipe(BaseRecipe):
     """How a model of `deepsim` is trained.
 
-    Args:
-        name: of the model.
+    Args (besides those of `BaseRecipe`):
         metric: deepsim.
-        description: in a sentence.
-        licence: of the weights, for the card.
         network: see `FeatureNetworkSettings`.
         source: what is read; `spacing` is that of the views' voxels before they are zoomed.
         views: how two views of one anatomy are made.
         pairs: the known misalignments that judge the model, on test subjects.
         stages: the loop.
-        trainer: seed, device, precision.
-        shares: of the subjects, for training, validation and test.
         checked_views: how many validation views choose the network.
         tested_pairs: how many test pairs of each kind the card's figures come from.
-        audit: whether a pair maker that gives its answer away is refused, or only warned of.
     """
 
-    name: str = Field(min_length=1, max_length=100)
     metric: Literal["deepsim"]
-    description: str = ""
-    licence: str = ""
     network: FeatureNetworkSettings = FeatureNetworkSettings()
-    source: SourceSettings = SourceSettings()
     views: ViewSettings = ViewSettings()
     pairs: PairSettings = PairSettings()
     stages: tuple[FeatureStage, ...] = Field(min_length=1)
-    trainer: TrainerSettings = TrainerSettings()
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
     checked_views: int = Field(default=32, ge=4)
     tested_pairs: int = Field(default=128, ge=32)
-    audit: Literal["refuse", "warn"] = "refuse"
 
     @property
     def dims(self) -> int:

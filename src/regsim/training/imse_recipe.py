@@ -7,9 +7,8 @@ from pydantic import Field, model_validator
 from regsim.metrics.evaluator_network import EvaluatorSettings
 from regsim.misalign.pairs import PairSettings
 from regsim.misalign.restyled import StyleSettings
-from regsim.misalign.sources import SourceSettings
-from regsim.settings import Settings
-from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.base_recipe import BaseRecipe
+from regsim.training.settings import StageSettings
 
 CHECKED = {"relative": "lower", "spearman": "higher"}
 
@@ -27,16 +26,13 @@ class ImseStage(StageSettings):
     near: float = Field(default=0.0, ge=0)
 
 
-class ImseRecipe(Settings):
+class ImseRecipe(BaseRecipe):
     """How a model of `imse` is trained.
 
-    Args:
-        name: of the model.
+    Args (besides those of `BaseRecipe`):
         metric: imse.
-        description: in a sentence.
-        licence: of the weights, for the card.
         contrast: the training contrast, which goes into the reference slot ("t1"); the name of a file's contrast. Others that
-            the training subjects have are not looked at. Where no training subject has it, the first contrast of each.
+            the training subjects have are not looked at.
         network: see `EvaluatorSettings`.
         source, pairs: what pairs are made of, and how; `pairs.appearance` must be empty, `pairs.pairing` is "one_image".
         styles: how the styled member looks, and the reference.
@@ -45,30 +41,20 @@ class ImseRecipe(Settings):
             much longer at predicting nothing.
         plane_size: side of the planes' crops.
         stages: in order.
-        trainer: seed, device, precision.
-        shares: of the subjects, for training, validation and test.
         checked_pairs: how many validation pairs choose the network.
         tested_pairs: how many test pairs of each kind the card's figures come from.
-        audit: whether a pair maker that gives its answer away is refused, or only warned of.
     """
 
-    name: str = Field(min_length=1, max_length=100)
     metric: Literal["imse"]
-    description: str = ""
-    licence: str = ""
     contrast: str = "t1"
     network: EvaluatorSettings = EvaluatorSettings()
-    source: SourceSettings = SourceSettings()
     pairs: PairSettings = PairSettings()
     styles: StyleSettings = StyleSettings()
     planes: tuple[ImseStage, ...] = ()
     plane_size: int = Field(default=64, ge=16, le=1024)
     stages: tuple[ImseStage, ...] = Field(min_length=1)
-    trainer: TrainerSettings = TrainerSettings()
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
     checked_pairs: int = Field(default=64, ge=16)
     tested_pairs: int = Field(default=128, ge=32)
-    audit: Literal["refuse", "warn"] = "refuse"
 
     @property
     def dims(self) -> int:

@@ -10,13 +10,12 @@ from pydantic import Field, model_validator
 from regsim.errors import InputError, SettingsError, unknown_name
 from regsim.metrics.siamese import SiameseSettings
 from regsim.misalign.pairs import PairSettings
-from regsim.misalign.sources import SourceSettings
-from regsim.settings import Settings
+from regsim.training.base_recipe import BaseRecipe
 from regsim.training.error_recipe import ErrorRecipe
 from regsim.training.feature_recipe import FeatureRecipe
 from regsim.training.imse_recipe import ImseRecipe
 from regsim.training.objectives import Objective
-from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.settings import StageSettings
 from regsim.training.translation_recipe import TranslationRecipe
 from regsim.training.two_channel_recipe import TwoChannelRecipe
 
@@ -33,37 +32,24 @@ class RecipeStage(StageSettings):
     objectives: tuple[Objective, ...] = Field(min_length=1)
 
 
-class Recipe(Settings):
+class Recipe(BaseRecipe):
     """How a model is trained.
 
-    Args:
-        name: of the model.
+    Args (besides those of `BaseRecipe`):
         metric: the registered metric that it will belong to.
-        description: in a sentence.
-        licence: of the weights, for the card.
         network: see `SiameseSettings`.
         source, pairs: what pairs are made of, and how.
         stages: in order.
-        trainer: seed, device, precision.
-        shares: of the subjects, for training, validation and test.
         checked_pairs: how many validation pairs choose the network.
         tested_pairs: how many test pairs of each kind the card's figures come from.
-        audit: whether a pair maker that gives its answer away is refused, or only warned of.
     """
 
-    name: str = Field(min_length=1, max_length=100)
     metric: Literal["siamregqc"]
-    description: str = ""
-    licence: str = ""
     network: SiameseSettings = SiameseSettings()
-    source: SourceSettings = SourceSettings()
     pairs: PairSettings = PairSettings()
     stages: tuple[RecipeStage, ...] = Field(min_length=1)
-    trainer: TrainerSettings = TrainerSettings()
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
     checked_pairs: int = Field(default=128, ge=16)
     tested_pairs: int = Field(default=256, ge=32)
-    audit: Literal["refuse", "warn"] = "refuse"
 
     @property
     def dims(self) -> int:

@@ -6,21 +6,17 @@ from pydantic import Field, model_validator
 
 from regsim.metrics.evaluator_network import EvaluatorSettings
 from regsim.misalign.pairs import PairSettings
-from regsim.misalign.sources import SourceSettings
-from regsim.settings import Settings
-from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.base_recipe import BaseRecipe
+from regsim.training.settings import StageSettings
 
 CHECKED = {"nmae": "lower"}
 
 
-class TranslationRecipe(Settings):
+class TranslationRecipe(BaseRecipe):
     """How a generator is trained.
 
-    Args:
-        name: of the model.
+    Args (besides those of `BaseRecipe`):
         metric: translation.
-        description: in a sentence.
-        licence: of the weights, for the card.
         method: "cyclegan": two generators, two discriminators, cycle and identity losses, images that are not paired;
             "reggan": one generator, one discriminator, and a registration network that takes up the misalignment of pairs.
         contrast: what is translated to ("t1"). other: what is translated ("t2").
@@ -30,17 +26,11 @@ class TranslationRecipe(Settings):
         correction, smooth: weights of RegGAN's corrected L1 and of its field's smoothness (20 and 10 in the paper).
         source, pairs: what pairs are made of, and how far they part.
         stages: the loop.
-        trainer: seed, device, precision.
-        shares: of the subjects, for training, validation and test.
         checked_pairs: how many validation pairs choose the network.
         tested_pairs: how many test pairs the card's figures come from.
-        audit: whether a pair maker that gives its answer away is refused, or only warned of.
     """
 
-    name: str = Field(min_length=1, max_length=100)
     metric: Literal["translation"]
-    description: str = ""
-    licence: str = ""
     method: Literal["cyclegan", "reggan"]
     contrast: str = "t1"
     other: str = "t2"
@@ -51,14 +41,10 @@ class TranslationRecipe(Settings):
     identity: float = Field(default=5.0, ge=0)
     correction: float = Field(default=20.0, ge=0)
     smooth: float = Field(default=10.0, ge=0)
-    source: SourceSettings = SourceSettings()
     pairs: PairSettings = PairSettings()
     stages: tuple[StageSettings, ...] = Field(min_length=1)
-    trainer: TrainerSettings = TrainerSettings()
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
     checked_pairs: int = Field(default=64, ge=16)
     tested_pairs: int = Field(default=128, ge=32)
-    audit: Literal["refuse", "warn"] = "refuse"
 
     @property
     def dims(self) -> int:

@@ -6,9 +6,8 @@ from pydantic import Field, model_validator
 
 from regsim.metrics.two_channel_network import TwoChannelSettings
 from regsim.misalign.pairs import PairSettings
-from regsim.misalign.sources import SourceSettings
-from regsim.settings import Settings
-from regsim.training.settings import StageSettings, TrainerSettings
+from regsim.training.base_recipe import BaseRecipe
+from regsim.training.settings import StageSettings
 
 CHECKED = {"spearman": "higher", "accuracy": "higher", "cells": "higher", "loss": "lower"}
 SAME_CONTRAST = ("noise", "blur")
@@ -25,43 +24,30 @@ class TwoChannelStage(StageSettings):
     one_contrast: bool = False
 
 
-class TwoChannelRecipe(Settings):
+class TwoChannelRecipe(BaseRecipe):
     """How a model of `two_channel` is trained.
 
-    Args:
-        name: of the model.
+    Args (besides those of `BaseRecipe`):
         metric: two_channel.
-        description: in a sentence.
-        licence: of the weights, for the card.
         network: see `TwoChannelSettings`.
         source, pairs: what pairs are made of, and how.
         aligned: a cell whose true displacement is at most this is aligned, in the units of `pairs.motion.error`.
         misaligned: from this on it is misaligned; between the two it teaches nothing.
         both_ways: each pair is shown in both orders.
         stages: in order.
-        trainer: seed, device, precision.
-        shares: of the subjects, for training, validation and test.
         checked_pairs: how many validation pairs choose the network.
         tested_pairs: how many test pairs of each kind the card's figures come from.
-        audit: whether a pair maker that gives its answer away is refused, or only warned of.
     """
 
-    name: str = Field(min_length=1, max_length=100)
     metric: Literal["two_channel"]
-    description: str = ""
-    licence: str = ""
     network: TwoChannelSettings = TwoChannelSettings()
-    source: SourceSettings = SourceSettings()
     pairs: PairSettings = PairSettings()
     aligned: float = Field(default=1.0, ge=0)
     misaligned: float = Field(default=4.0, gt=0)
     both_ways: bool = True
     stages: tuple[TwoChannelStage, ...] = Field(min_length=1)
-    trainer: TrainerSettings = TrainerSettings()
-    shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
     checked_pairs: int = Field(default=128, ge=16)
     tested_pairs: int = Field(default=256, ge=32)
-    audit: Literal["refuse", "warn"] = "refuse"
 
     @property
     def dims(self) -> int:
