@@ -27,6 +27,7 @@ from regsim.training.trainer import OnStep, Stage, Trained, train
 
 CLASSICAL = ("ncc", "lncc", "nmi", "mind")
 LEAST_MISALIGNED = 2.0
+INTERVAL = "_interval"
 
 
 class ImseJob(TrainingJob):
@@ -107,7 +108,7 @@ class ImseJob(TrainingJob):
             generator = torch.Generator().manual_seed(recipe.trainer.seed + 3)
             batches = [maker.restyled(BATCH, generator) for _ in range(max(1, recipe.tested_pairs // BATCH))]
             figures[f"relative_{other}"] = evaluator_figures(network, batches)["relative"]
-            figures |= {f"{name}_{other}": value for name, value in judge(metric, drawn).items()}
+            figures |= {_of(name, other): value for name, value in judge(metric, drawn).items()}
             ranks = {name: float(str(judge(load_metric(name), drawn)["spearman"])) for name in CLASSICAL}
             best = max(ranks, key=lambda name: ranks[name])
             figures |= {f"best_classical_{other}": best, f"best_classical_spearman_{other}": ranks[best]}
@@ -117,6 +118,16 @@ class ImseJob(TrainingJob):
     def _least(self) -> float:
         pairs = self.recipe.pairs
         return min(LEAST_MISALIGNED * pairs.spacing, pairs.motion.error[1] / 2)
+
+
+def _of(figure: str, contrast: str) -> str:
+    """The figure's name for one contrast; `x_CONTRAST_interval` goes on belonging to `x_CONTRAST`.
+
+    >>> _of("auc", "t2"), _of("spearman_interval", "t2")
+    ('auc_t2', 'spearman_t2_interval')
+    """
+    stem = figure.removesuffix(INTERVAL)
+    return f"{stem}_{contrast}{figure[len(stem) :]}"
 
 
 def _network(recipe: ImseRecipe) -> EvaluatorNetwork:
