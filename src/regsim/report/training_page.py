@@ -34,6 +34,8 @@ MEANING = {
     "blurred_called_misaligned": "aligned pairs called misaligned once one image is blurred; 0 is best",
     "best_classical": "the classical metric that did best on the same pairs",
     "best_classical_spearman": "its rank correlation with the true error",
+    "relative": "error of the predicted difference over the difference; 0 is best, 1 is as good as predicting nothing",
+    "nmae": "mean absolute error of the translated image, of intensities from 0 to 1; 0 is best",
 }
 
 
@@ -119,10 +121,20 @@ def _figures(card: ModelCard) -> list[Figure]:
     """The card's figures; `x_interval` belongs to `x`."""
     ends = {name: _figure(card.figures[name + INTERVAL]) for name in card.figures if name + INTERVAL in card.figures}
     return [
-        Figure(spoken(name), _figure(value), ends.get(name, ""), isinstance(value, float), MEANING.get(name, ""))
+        Figure(spoken(name), _figure(value), ends.get(name, ""), isinstance(value, float), _meaning(name))
         for name, value in card.figures.items()
         if name.removesuffix(INTERVAL) not in ends or name in ends
     ]
+
+
+def _meaning(name: str) -> str:
+    """What a figure says; `x_CONTRAST` is x for one contrast.
+
+    >>> _meaning("relative_t2") == MEANING["relative"], _meaning("unheard_of")
+    (True, '')
+    """
+    known = [figure for figure in MEANING if name == figure or name.startswith(f"{figure}_")]
+    return MEANING[max(known, key=len)] if known else ""
 
 
 def _described(card: ModelCard) -> str:
