@@ -10,7 +10,9 @@ from rich.console import Console
 from benchmarks.imse import COLUMNS, KEY, kind_of, minima, plan_for, tables, translates
 from benchmarks.imse_arms import ARMS, RECIPE
 from benchmarks.imse_data import lower_half, moved_away, random_bend, random_rigid
+from benchmarks.imse_page import PAGE, Measured, written
 from benchmarks.rows import Table
+from regsim.errors import InputError
 from regsim.evaluation.accuracy import true_errors
 from regsim.images.examples import brain
 from regsim.prepare import coarser
@@ -80,3 +82,10 @@ def test_tables_sum_up(tmp_path: Path) -> None:
 def test_every_arm_is_a_recipe(kind: str) -> None:
     for changes in ARMS[kind].values():
         load_recipe(RECIPE, changes)
+
+
+def test_the_tables_of_the_page_are_those_of_the_rows() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page, Measured()) == page
+    with pytest.raises(InputError, match="no markers"):
+        written("nothing", Measured())
