@@ -1,7 +1,5 @@
 """Unseen subjects and known misalignments for `benchmarks.imse`."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +16,7 @@ from regsim.misalign.pairs import PairSettings
 from regsim.misalign.restyled import AcrossMaker
 from regsim.misalign.sources import Subject, make_subject
 from regsim.prepare import foreground, rescaled
-from regsim.transforms import ControlGrid, Rigid, Transform, warp
+from regsim.transforms import ControlGrid, Transform, warp
 
 REFERENCE = "t1"
 OTHERS = {2: ("t2", "flair", "pd", "average-t2", "average-pd"), 3: ("t2", "flair", "average-t2", "average-pd")}
@@ -61,12 +59,21 @@ def unseen(spacing: float) -> tuple[Subject, ...]:
     return (*subjects, make_subject(SIMULATED, pictures, None, spacing))
 
 
+def contrast_of(other: str) -> str:
+    """The contrast of an entry of `OTHERS`.
+
+    >>> contrast_of("average-t2")
+    't2'
+    """
+    return other.removeprefix("average-")
+
+
 def with_contrast(spacing: float, other: str) -> list[Subject]:
     """The unseen subjects that have T1 and this contrast: people; "average-t2": the average of 152 brains, which is smooth.
 
     "pd": one simulated slice (BrainWeb); no person's PD is at hand.
     """
-    average, contrast = other.startswith("average-"), other.removeprefix("average-")
+    average, contrast = other.startswith("average-"), contrast_of(other)
     return [
         subject
         for subject in unseen(spacing)
@@ -89,7 +96,7 @@ def across(dims: int, other: str, largest: float = 15.0) -> AcrossMaker:
     settings = PairSettings.checked(
         {"dims": dims, "size": SIZES[dims], "spacing": spacing, "motion": motion, "window": {"disc": 0.0, "box": 0.0}}
     )
-    return AcrossMaker(with_contrast(spacing, other), settings, REFERENCE, other.removeprefix("average-"))
+    return AcrossMaker(with_contrast(spacing, other), settings, REFERENCE, contrast_of(other))
 
 
 def volumes(subject: Subject, spacing: float, *contrasts: str) -> list[Image]:
@@ -107,19 +114,6 @@ def slices(subject: Subject, spacing: float, *contrasts: str, at: float = 0.5) -
     grid = Grid.of(tuple(planes[0].shape), spacing)
     names = [f"{subject.name} {name}" for name in contrasts]
     return [Image(plane[None].clone(), grid, name=name) for plane, name in zip(planes, names, strict=True)]
-
-
-def random_rigid(centre: Sequence[float], seed: int, shift: float, degrees: float) -> Rigid:
-    """A turn of up to `degrees` about a random axis, and a shift of up to `shift` mm in a random direction."""
-    generator = torch.Generator().manual_seed(seed)
-    ndim = len(centre)
-    found = Rigid(ndim, tuple(float(value) for value in centre))
-    turn, way = torch.randn(3 if ndim == 3 else 1, generator=generator), torch.randn(ndim, generator=generator)
-    sizes = torch.rand(2, generator=generator)
-    with torch.no_grad():
-        found.rotation.copy_((turn / turn.norm() * math.radians(degrees) * sizes[0]).reshape(found.rotation.shape))
-        found.translation.copy_(way / way.norm() * shift * sizes[1])
-    return found
 
 
 def random_bend(grid: Grid, seed: int, spacing: float, error: float) -> ControlGrid:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks.accuracy import random_rigid
 from benchmarks.imse import COLUMNS, KEY, kind_of, minima, plan_for, tables, translates
 from benchmarks.imse_arms import ARMS, RECIPE
-from benchmarks.imse_data import lower_half, moved_away, random_bend, random_rigid
+from benchmarks.imse_data import lower_half, moved_away, random_bend
 from benchmarks.imse_page import PAGE, Measured, written
 from benchmarks.rows import Table
 from regsim.errors import InputError
