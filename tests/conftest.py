@@ -129,3 +129,15 @@ def dicom_series(
         writer.Execute(piece)
     locale.setlocale(locale.LC_ALL, before)  # GDCM sets it to C when it writes
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_contrasts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with T1 and T2 of four made-up people."""
+    folder = tmp_path_factory.mktemp("two-contrasts")
+    for number, name in enumerate("abcd"):
+        shown = blobs((24, 44, 40), (0.5 * number, 1.0 - number, number))
+        for contrast, values in (("t1", shown), ("t2", shown.max() - shown)):
+            image = volume(np.where(shown < 12, 0, values), (1.0, 1.0, 1.0))
+            sitk.WriteImage(image, str(folder / f"{name}_{contrast}.nii.gz"))
+    return folder

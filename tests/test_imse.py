@@ -3,9 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 from torch import nn
 
@@ -30,7 +28,7 @@ from regsim.training.imse_lesson import EvaluatorCheck, EvaluatorLoss
 from regsim.training.imse_recipe import ImseRecipe
 from regsim.training.recipe import load_recipe
 
-from .conftest import Command, blobs, volume
+from .conftest import Command
 from .metric_cases import half_mask, textured
 
 SLIM = {"widths": (4, 6), "blocks": (0, 1)}
@@ -287,23 +285,12 @@ SETTINGS = (
 SMALL = tuple(word for setting in SETTINGS for word in ("--set", setting))
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scans")
-    for number, name in enumerate("abcd"):
-        shown = blobs((24, 44, 40), (0.5 * number, 1.0 - number, number))
-        for contrast, values in (("t1", shown), ("t2", shown.max() - shown)):
-            image = volume(np.where(shown < 12, 0, values), (1.0, 1.0, 1.0))
-            sitk.WriteImage(image, str(folder / f"{name}_{contrast}.nii.gz"))
-    return folder
-
-
 def test_training_fills_a_folder_that_is_a_metric(
-    scans: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_contrasts: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "TREES", 10)
     monkeypatch.setattr(ImseJob, "audited", 100)
-    arguments = ("train", "imse-brain-2d", "--data", scans, *SMALL)
+    arguments = ("train", "imse-brain-2d", "--data", two_contrasts, *SMALL)
     command(*arguments, "-o", tmp_path / "m").succeeded()
     card = read_card(tmp_path / "m")
     assert card.metric == "imse"
@@ -312,7 +299,11 @@ def test_training_fills_a_folder_that_is_a_metric(
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
         tmp_path / "m" / "model.safetensors"
     ).read_bytes()
-    shown = command("score", scans / "a_t1.nii.gz", scans / "b_t2.nii.gz", "-m", tmp_path / "m").succeeded().out
+    shown = (
+        command("score", two_contrasts / "a_t1.nii.gz", two_contrasts / "b_t2.nii.gz", "-m", tmp_path / "m")
+        .succeeded()
+        .out
+    )
     assert shown.splitlines()[1].split()[0] == "m"
 
 

@@ -4,9 +4,7 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 import torch
 
 from regsim.applications.train_translation import TranslationJob
@@ -24,7 +22,7 @@ from regsim.training.recipe import load_recipe
 from regsim.training.translation_lesson import Discriminator, TranslationLoss, TranslationSystem, warped
 from regsim.training.translation_recipe import TranslationRecipe
 
-from .conftest import Command, blobs, volume
+from .conftest import Command
 from .metric_cases import generator_folder, half_mask, textured
 
 
@@ -146,31 +144,20 @@ SETTINGS = (
 SMALL = tuple(word for setting in SETTINGS for word in ("--set", setting))
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scans")
-    for number, name in enumerate("abcd"):
-        shown = blobs((24, 44, 40), (0.5 * number, 1.0 - number, number))
-        for contrast, values in (("t1", shown), ("t2", shown.max() - shown)):
-            image = volume(np.where(shown < 12, 0, values), (1.0, 1.0, 1.0))
-            sitk.WriteImage(image, str(folder / f"{name}_{contrast}.nii.gz"))
-    return folder
-
-
 @pytest.mark.parametrize("name", ["cyclegan", "reggan"])
 def test_a_generator_is_trained_and_translates(
-    name: str, scans: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, two_contrasts: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "TREES", 10)
     monkeypatch.setattr(TranslationJob, "audited", 100)
-    command("train", name, "--data", scans, *SMALL, "-o", tmp_path / "m").succeeded()
+    command("train", name, "--data", two_contrasts, *SMALL, "-o", tmp_path / "m").succeeded()
     card = read_card(tmp_path / "m")
     assert card.metric == "translation"
     assert {"nmae", "spearman"} <= set(card.figures)
-    arguments = (scans / "a_t2.nii.gz", "--like", scans / "a_t1.nii.gz", "--method", tmp_path / "m")
+    arguments = (two_contrasts / "a_t2.nii.gz", "--like", two_contrasts / "a_t1.nii.gz", "--method", tmp_path / "m")
     command("translate", *arguments, "-o", tmp_path / "x.nii.gz").succeeded()
-    assert read_image(tmp_path / "x.nii.gz").grid.same_as(read_image(scans / "a_t2.nii.gz").grid)
-    command("score", scans / "a_t1.nii.gz", scans / "a_t2.nii.gz", "-m", tmp_path / "m").succeeded()
+    assert read_image(tmp_path / "x.nii.gz").grid.same_as(read_image(two_contrasts / "a_t2.nii.gz").grid)
+    command("score", two_contrasts / "a_t1.nii.gz", two_contrasts / "a_t2.nii.gz", "-m", tmp_path / "m").succeeded()
 
 
 def test_translate_a_real_slice(command: Command, tmp_path: Path) -> None:
@@ -189,8 +176,8 @@ def test_translate_a_real_slice(command: Command, tmp_path: Path) -> None:
         assert found.nmae < matched.nmae
 
 
-def test_translate_says_what_is_wrong(scans: Path, command: Command, tmp_path: Path) -> None:
-    source, like = scans / "a_t2.nii.gz", scans / "a_t1.nii.gz"
+def test_translate_says_what_is_wrong(two_contrasts: Path, command: Command, tmp_path: Path) -> None:
+    source, like = two_contrasts / "a_t2.nii.gz", two_contrasts / "a_t1.nii.gz"
     target = tmp_path / "x.nii.gz"
     command("translate", source, "--like", like, "-o", target, "--method", "mind").refused("does not translate")
     command("translate", source, "--like", like, "-o", target, "--method", "histogramm").refused("histogramm")

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from regsim.applications.model_card import Figures
 from regsim.applications.training_job import TrainingJob
 from regsim.errors import InputError
-from regsim.evaluation.known_pairs import costs, draw_known_pairs, judge
+from regsim.evaluation.known_pairs import best_of, costs, draw_known_pairs, judge, least_misaligned
 from regsim.metrics import AbstractMetric, load_metric
 from regsim.misalign.pairs import PairMaker
 from regsim.training.checks import best_threshold
@@ -13,7 +13,6 @@ from regsim.training.recipe import Recipe
 from regsim.training.two_channel_recipe import TwoChannelRecipe
 
 CLASSICAL = ("mse", "ncc", "lncc", "ssim", "nmi", "mind")
-LEAST_MISALIGNED = 2.0
 
 
 class PairJob(TrainingJob):
@@ -38,16 +37,14 @@ class PairJob(TrainingJob):
         if not parts.test:
             return {"note": "no test subjects: no figures"}
         metric = load_metric(recipe.metric, model=str(self.work))
-        least = min(LEAST_MISALIGNED * recipe.pairs.spacing, recipe.pairs.motion.error[1] / 2)
+        least = least_misaligned(recipe.pairs)
         pairs = draw_known_pairs(
             PairMaker(parts.test, recipe.pairs), recipe.tested_pairs, recipe.trainer.seed + 2, least
         )
         threshold = self._threshold(metric, least)
         figures: Figures = {"threshold": threshold, **judge(metric, pairs, threshold)}
-        classical: list[AbstractMetric] = [load_metric(name) for name in CLASSICAL]
-        ranks = {other.name: float(str(judge(other, pairs)["spearman"])) for other in classical}
-        best = max(ranks, key=lambda name: ranks[name])
-        return {**figures, "best_classical": best, "best_classical_spearman": ranks[best]}
+        best, order = best_of(CLASSICAL, pairs)
+        return {**figures, "best_classical": best, "best_classical_spearman": order}
 
     def _threshold(self, metric: AbstractMetric, least: float) -> float:
         """Above which cost a pair is called misaligned: the best one on pairs of the training and validation subjects.

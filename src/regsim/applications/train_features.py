@@ -8,7 +8,7 @@ from regsim.applications.model_card import Figures
 from regsim.applications.subjects import OnMessage
 from regsim.applications.training_job import TrainingJob
 from regsim.errors import InputError
-from regsim.evaluation.known_pairs import draw_known_pairs, judge
+from regsim.evaluation.known_pairs import best_of, draw_known_pairs, judge, least_misaligned
 from regsim.metrics import load_metric
 from regsim.metrics.feature_network import FeatureNetwork
 from regsim.misalign.pairs import PairMaker
@@ -18,7 +18,6 @@ from regsim.training.feature_recipe import FeatureRecipe
 from regsim.training.trainer import OnStep, Stage, Trained, train
 
 CLASSICAL = ("ncc", "lncc", "nmi", "mind")
-LEAST_MISALIGNED = 2.0
 
 
 class FeatureJob(TrainingJob):
@@ -62,11 +61,10 @@ class FeatureJob(TrainingJob):
         if not parts.test:
             return {"note": "no test subjects: no figures"}
         metric = load_metric(recipe.metric, model=str(self.work))
-        least = min(LEAST_MISALIGNED * recipe.pairs.spacing, recipe.pairs.motion.error[1] / 2)
+        least = least_misaligned(recipe.pairs)
         pairs = draw_known_pairs(
             PairMaker(parts.test, recipe.pairs), recipe.tested_pairs, recipe.trainer.seed + 2, least
         )
         figures: Figures = {**judge(metric, pairs)}
-        ranks = {name: float(str(judge(load_metric(name), pairs)["spearman"])) for name in CLASSICAL}
-        best = max(ranks, key=lambda name: ranks[name])
-        return {**figures, "best_classical": best, "best_classical_spearman": ranks[best]}
+        best, order = best_of(CLASSICAL, pairs)
+        return {**figures, "best_classical": best, "best_classical_spearman": order}

@@ -12,7 +12,7 @@ from regsim.applications.model_card import Figures
 from regsim.applications.subjects import OnMessage
 from regsim.applications.training_job import TrainingJob
 from regsim.errors import InputError
-from regsim.evaluation.known_pairs import draw_known_pairs, judge
+from regsim.evaluation.known_pairs import best_of, draw_known_pairs, judge, least_misaligned
 from regsim.metrics import load_metric
 from regsim.metrics.evaluator_network import EvaluatorNetwork, inflate
 from regsim.metrics.imse import IndescribableSpatialEvaluator
@@ -20,13 +20,12 @@ from regsim.misalign.pairs import PairMaker
 from regsim.misalign.restyled import AcrossMaker, RestyledMaker
 from regsim.misalign.sources import Subject
 from regsim.output import make_folder
-from regsim.training.checks import BATCH
+from regsim.training.checks import drawn
 from regsim.training.imse_lesson import EvaluatorCheck, EvaluatorLoss, evaluator_figures
 from regsim.training.imse_recipe import ImseRecipe
 from regsim.training.trainer import OnStep, Stage, Trained, train
 
 CLASSICAL = ("ncc", "lncc", "nmi", "mind")
-LEAST_MISALIGNED = 2.0
 INTERVAL = "_interval"
 
 
@@ -104,20 +103,15 @@ class ImseJob(TrainingJob):
         for other in sorted(names - {recipe.contrast}) or sorted(names):
             both = [subject for subject in parts.test if {recipe.contrast, other} <= set(subject.images)]
             maker = AcrossMaker(both, recipe.pairs, recipe.contrast, other)
-            drawn = draw_known_pairs(maker, recipe.tested_pairs, recipe.trainer.seed + 2, self._least)
-            generator = torch.Generator().manual_seed(recipe.trainer.seed + 3)
-            batches = [maker.restyled(BATCH, generator) for _ in range(max(1, recipe.tested_pairs // BATCH))]
+            known = draw_known_pairs(
+                maker, recipe.tested_pairs, recipe.trainer.seed + 2, least_misaligned(recipe.pairs)
+            )
+            batches = drawn(maker.restyled, recipe.tested_pairs, recipe.trainer.seed + 3)
             figures[f"relative_{other}"] = evaluator_figures(network, batches)["relative"]
-            figures |= {_of(name, other): value for name, value in judge(metric, drawn).items()}
-            ranks = {name: float(str(judge(load_metric(name), drawn)["spearman"])) for name in CLASSICAL}
-            best = max(ranks, key=lambda name: ranks[name])
-            figures |= {f"best_classical_{other}": best, f"best_classical_spearman_{other}": ranks[best]}
+            figures |= {_of(name, other): value for name, value in judge(metric, known).items()}
+            best, order = best_of(CLASSICAL, known)
+            figures |= {f"best_classical_{other}": best, f"best_classical_spearman_{other}": order}
         return figures or {"note": f"no test subject has the contrast {recipe.contrast}: no figures"}
-
-    @property
-    def _least(self) -> float:
-        pairs = self.recipe.pairs
-        return min(LEAST_MISALIGNED * pairs.spacing, pairs.motion.error[1] / 2)
 
 
 def _of(figure: str, contrast: str) -> str:

@@ -8,12 +8,12 @@ from regsim.applications.model_card import Figures
 from regsim.applications.subjects import OnMessage
 from regsim.applications.training_job import TrainingJob
 from regsim.errors import InputError
-from regsim.evaluation.known_pairs import draw_known_pairs, judge
+from regsim.evaluation.known_pairs import draw_known_pairs, judge, least_misaligned
 from regsim.metrics import load_metric
 from regsim.metrics.translation import TranslatedMeanAbsoluteError
 from regsim.misalign.restyled import AcrossMaker
 from regsim.misalign.sources import Subject
-from regsim.training.checks import BATCH
+from regsim.training.checks import drawn
 from regsim.training.trainer import OnStep, Stage, Trained, train
 from regsim.training.translation_lesson import (
     TranslationCheck,
@@ -22,8 +22,6 @@ from regsim.training.translation_lesson import (
     translation_error,
 )
 from regsim.training.translation_recipe import TranslationRecipe
-
-LEAST_MISALIGNED = 2.0
 
 
 class TranslationJob(TrainingJob):
@@ -73,8 +71,7 @@ class TranslationJob(TrainingJob):
         metric = load_metric(recipe.metric, model=str(self.work))
         assert isinstance(metric, TranslatedMeanAbsoluteError)
         maker = AcrossMaker(judges, recipe.pairs, recipe.contrast, recipe.other)
-        generator = torch.Generator().manual_seed(recipe.trainer.seed + 3)
-        batches = [maker.restyled(BATCH, generator) for _ in range(max(1, recipe.tested_pairs // BATCH))]
-        least = min(LEAST_MISALIGNED * recipe.pairs.spacing, recipe.pairs.motion.error[1] / 2)
-        drawn = draw_known_pairs(maker, recipe.tested_pairs, recipe.trainer.seed + 2, least)
-        return {"nmae": translation_error(metric.network, batches), **judge(metric, drawn)}
+        batches = drawn(maker.restyled, recipe.tested_pairs, recipe.trainer.seed + 3)
+        least = least_misaligned(recipe.pairs)
+        known = draw_known_pairs(maker, recipe.tested_pairs, recipe.trainer.seed + 2, least)
+        return {"nmae": translation_error(metric.network, batches), **judge(metric, known)}

@@ -8,12 +8,13 @@ import torch
 from scipy.stats import spearmanr
 
 from regsim.errors import InputError
-from regsim.metrics import AbstractMetric
-from regsim.misalign.pairs import PairBatch, PairMaker, WindowSettings, joined
+from regsim.metrics import AbstractMetric, load_metric
+from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings, joined
 from regsim.prepare import gaussian
 
 BATCH = 16
 BLUR = 1.5
+LEAST_MISALIGNED = 2.0
 RESAMPLES = 500
 HIDDEN = WindowSettings(disc=1.0, box=0.0, smallest=0.35, largest=0.55)
 OPEN = WindowSettings(disc=0.0, box=0.0)
@@ -92,6 +93,18 @@ def judge(
         )
     figures |= {f"{name}_interval": ends for name, ends in intervals.items() if ends}
     return figures
+
+
+def best_of(names: Sequence[str], pairs: KnownPairs) -> tuple[str, float]:
+    """Which of some metrics has the highest rank correlation with the true error, and that."""
+    ranks = {name: float(str(judge(load_metric(name), pairs)["spearman"])) for name in names}
+    best = max(ranks, key=lambda name: ranks[name])
+    return best, ranks[best]
+
+
+def least_misaligned(settings: PairSettings) -> float:
+    """The smallest mean error of pairs that count as misaligned: two voxels, at most half of the recipe's largest error."""
+    return min(LEAST_MISALIGNED * settings.spacing, settings.motion.error[1] / 2)
 
 
 @torch.no_grad()

@@ -1,5 +1,8 @@
 """What a network is checked by while it learns: pairs of the validation subjects, always the same ones."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from scipy.stats import spearmanr
 from torch import nn
@@ -8,6 +11,15 @@ from regsim.misalign.pairs import PairBatch, PairMaker
 from regsim.training.objectives import Learner, Lookup
 
 BATCH = 16
+
+
+Made = TypeVar("Made")
+
+
+def drawn(make: Callable[[int, torch.Generator], Made], count: int, seed: int) -> list[Made]:
+    """Batches of `BATCH` pairs, `count` pairs in all, from a generator of their own: always the same ones."""
+    generator = torch.Generator().manual_seed(seed)
+    return [make(min(BATCH, count - first), generator) for first in range(0, count, BATCH)]
 
 
 class PairCheck:
@@ -23,8 +35,7 @@ class PairCheck:
     """
 
     def __init__(self, maker: PairMaker, count: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        self.batches = [maker(min(BATCH, count - first), generator) for first in range(0, count, BATCH)]
+        self.batches = drawn(maker, count, seed)
 
     def __call__(self, learner: nn.Module) -> dict[str, float]:
         """Figures of a network; see the class."""

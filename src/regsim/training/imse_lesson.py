@@ -6,7 +6,7 @@ from torch import nn
 
 from regsim.metrics.evaluator_network import EvaluatorNetwork
 from regsim.misalign.restyled import RestyledBatch, RestyledMaker
-from regsim.training.checks import BATCH
+from regsim.training.checks import drawn
 
 TINY = 1e-6
 
@@ -49,8 +49,7 @@ class EvaluatorCheck:
     """
 
     def __init__(self, maker: RestyledMaker, count: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        self.batches = [maker(min(BATCH, count - first), generator) for first in range(0, count, BATCH)]
+        self.batches = drawn(maker, count, seed)
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         """Figures of a network; see the class."""

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from regsim.metrics.evaluator_network import EvaluatorSettings, GeneratorNetwork, ResidualNetwork
 from regsim.misalign.restyled import AcrossMaker, RestyledBatch
-from regsim.training.checks import BATCH
+from regsim.training.checks import drawn
 from regsim.training.translation_recipe import TranslationRecipe
 
 TINY = 1e-6
@@ -104,8 +104,7 @@ class TranslationCheck:
     """
 
     def __init__(self, maker: AcrossMaker, count: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        self.batches = [maker.restyled(min(BATCH, count - first), generator) for first in range(0, count, BATCH)]
+        self.batches = drawn(maker.restyled, count, seed)
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         """Figures of a system; see the class."""

@@ -8,7 +8,7 @@ from torch import nn
 from regsim.metrics.networks import averaged
 from regsim.metrics.two_channel_network import TwoChannelNetwork
 from regsim.misalign.pairs import PairBatch, PairMaker
-from regsim.training.checks import BATCH, best_threshold
+from regsim.training.checks import best_threshold, drawn
 
 TINY = 1e-6
 
@@ -62,8 +62,7 @@ class TwoChannelCheck:
     """
 
     def __init__(self, maker: PairMaker, count: int, seed: int, objective: CellCrossEntropy):
-        generator = torch.Generator().manual_seed(seed)
-        self.batches = [maker(min(BATCH, count - first), generator) for first in range(0, count, BATCH)]
+        self.batches = drawn(maker, count, seed)
         self.objective = objective
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
