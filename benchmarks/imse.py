@@ -50,6 +50,7 @@ from benchmarks.imse_data import (
 from benchmarks.rows import Row, Table, read_rows, write_machine
 from regsim.applications.translate import HISTOGRAM, translated
 from regsim.evaluation.accuracy import true_errors
+from regsim.evaluation.response import minima
 from regsim.evaluation.statistics import interval, spearman
 from regsim.evaluation.surface import optimum
 from regsim.evaluation.translation import compare_translation
@@ -137,26 +138,6 @@ def _cost_at(level: Level, axis: str, at: float, spacing: float) -> float:
     else:
         moved.translation["xyz".index(axis)] = at * spacing
     return float(level.cost(level.mapping(moved)()))
-
-
-def minima(values: np.ndarray[tuple[int], np.dtype[np.float64]], depth: float = 0.03) -> int:
-    """Local minima, ends too, that lie at least `depth` of the range below the ridges beside them.
-
-    >>> minima(np.array([3.0, 2.0, 1.0, 2.0, 1.5, 3.0])), minima(np.array([3.0, 1.0, 2.0]))
-    (2, 1)
-    """
-    least = depth * float(values.max() - values.min())
-    found, low, high, falling = 0, float(values[0]), float(values[0]), True
-    for value in (float(each) for each in values[1:]):
-        if falling:
-            low = min(low, value)
-            if value > low + least:
-                found, high, falling = found + 1, value, False
-        else:
-            high = max(high, value)
-            if value < high - least:
-                low, falling = value, True
-    return found + (1 if falling and low < float(values[0]) - least else 0)
 
 
 def plan_for(spec: str, goal: Goal, image: Image) -> Schedule:

@@ -164,13 +164,22 @@ TABLES: dict[str, Callable[[Measured], str]] = {
 
 
 def written(page: str, found: Measured) -> str:
-    """The page with its tables between `<!-- begin: NAME -->` and `<!-- end: NAME -->`."""
-    for name, make in TABLES.items():
+    """The page with its tables."""
+    return filled(page, {name: make(found) for name, make in TABLES.items()})
+
+
+def filled(page: str, tables: dict[str, str]) -> str:
+    """The page with each table between its `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
+
+    Raises:
+        InputError: no such markers.
+    """
+    for name, text in tables.items():
         before, begin, rest = page.partition(f"<!-- begin: {name} -->\n")
         _, end, after = rest.partition(f"<!-- end: {name} -->")
         if not (begin and end):
-            raise InputError(f"{PAGE.name}: no markers for the table '{name}'")
-        page = f"{before}{begin}{make(found)}\n{end}{after}"
+            raise InputError(f"no markers for the table '{name}'")
+        page = f"{before}{begin}{text}\n{end}{after}"
     return page
 
 

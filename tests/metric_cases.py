@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from regsim.images.examples import brain
 from regsim.metrics import REGISTRY, AbstractMetric, load_metric
 from regsim.metrics.checkpoint import Card, save_model
 from regsim.metrics.evaluator_network import EvaluatorSettings, GeneratorNetwork
 from regsim.metrics.vgg_network import BLOCKS, VggNetwork
+from regsim.prepare import coarser, rescaled
 
 NAMES = sorted(REGISTRY)
 
@@ -110,6 +112,45 @@ def shifted_pair(dims: int, shift: int, seed: int = 3) -> tuple[torch.Tensor, to
     fixed = image[(..., *(slice(0, size),) * dims)]
     moving = image[(..., *(slice(0, size),) * (dims - 1), slice(shift, shift + size))]
     return fixed.contiguous(), moving.contiguous()
+
+
+# Patch networks have learnt brains, T1, T2 and FLAIR, with a dither of 1.4 voxels along every axis (pictures 1.9): they say
+# little about blobs, and a voxel is within what they call the same place.
+OF_BRAINS = {"patch_likelihood": (0, 2, 4)}
+SHIFTS = (0, 1, 2, 4)
+
+
+def shifts_for(name: str) -> tuple[int, ...]:
+    """The shifts that a metric must tell apart."""
+    return OF_BRAINS.get(name, SHIFTS)
+
+
+def pair_for(name: str, dims: int, shift: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a metric is for: `shifted_pair`, or the bundled brain beside itself; another seed: beside a mirrored one."""
+    if name not in OF_BRAINS:
+        return shifted_pair(dims, shift, seed)
+    fixed, moving = shifted_brain(dims, shift, "t1")
+    return fixed, moving if seed == 3 else moving.flip(-2)
+
+
+def pair_of_contrasts(name: str, dims: int, shift: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in two contrasts: the second image inverted, or the brain's T2."""
+    if name in OF_BRAINS:
+        return shifted_brain(dims, shift, "t2")
+    fixed, moving = shifted_pair(dims, shift)
+    return fixed, 1 - moving
+
+
+def shifted_brain(dims: int, shift: int, contrast: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bundled brain's T1 and another contrast, 2 mm, cut from the middle, `shift` voxels apart along the last axis."""
+    images = [rescaled(coarser(brain(each), 2.0)).data[0].double() for each in ("t1", contrast)]
+    size = 56 if dims == 2 else 48
+    first = [(n - size) // 2 for n in images[0].shape]
+    cut = [slice(at, at + size) for at in first]
+    fixed, moving = images[0][tuple(cut)], images[1][cut[0], cut[1], first[2] + shift : first[2] + shift + size]
+    if dims == 2:
+        fixed, moving = fixed[size // 2], moving[size // 2]
+    return fixed[None, None].contiguous(), moving[None, None].contiguous()
 
 
 def half_mask(shape: tuple[int, ...]) -> torch.Tensor:

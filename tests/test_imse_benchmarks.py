@@ -8,13 +8,14 @@ import torch
 from rich.console import Console
 
 from benchmarks.accuracy import random_rigid
-from benchmarks.imse import COLUMNS, KEY, kind_of, minima, plan_for, tables, translates
+from benchmarks.imse import COLUMNS, KEY, kind_of, plan_for, tables, translates
 from benchmarks.imse_arms import ARMS, RECIPE
 from benchmarks.imse_data import lower_half, moved_away, random_bend
 from benchmarks.imse_page import PAGE, Measured, written
 from benchmarks.rows import Table
 from regsim.errors import InputError
 from regsim.evaluation.accuracy import true_errors
+from regsim.evaluation.response import minima
 from regsim.images.examples import brain
 from regsim.prepare import coarser
 from regsim.training.recipe import load_recipe

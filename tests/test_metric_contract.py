@@ -19,7 +19,9 @@ from .metric_cases import (
     half_mask,
     metric,
     noisy,
-    shifted_pair,
+    pair_for,
+    pair_of_contrasts,
+    shifts_for,
     textured,
 )
 
@@ -137,10 +139,10 @@ def test_values_stay_in_the_range(name: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_worse_with_every_shift(name: str, dims: int) -> None:
     judge = _metric64(name)
-    costs = [judge.cost(judge(*shifted_pair(dims, shift))).item() for shift in (0, 1, 2, 4)]
+    costs = [judge.cost(judge(*pair_for(name, dims, shift))).item() for shift in shifts_for(name)]
     assert costs == sorted(costs)
     assert len(set(costs)) == len(costs)
-    assert costs[0] < judge.cost(judge(shifted_pair(dims, 0)[0], shifted_pair(dims, 0, seed=9)[0])).item()
+    assert costs[0] < judge.cost(judge(pair_for(name, dims, 0)[0], pair_for(name, dims, 0, seed=9)[1])).item()
 
 
 @every_metric
@@ -148,9 +150,8 @@ def test_worse_with_every_shift(name: str, dims: int) -> None:
 def test_multimodal_if_and_only_if_claimed(name: str, dims: int) -> None:
     judge = _metric64(name)
     costs = []
-    for shift in (0, 1, 2, 4):
-        fixed, moving = shifted_pair(dims, shift)
-        costs.append(judge.cost(judge(fixed, 1 - moving)).item())
+    for shift in shifts_for(name):
+        costs.append(judge.cost(judge(*pair_of_contrasts(name, dims, shift))).item())
     assert (min(costs) == costs[0]) == judge.multimodal
 
 
@@ -396,8 +397,8 @@ def test_map(name: str, shape: tuple[int, ...]) -> None:
 def test_map_is_lower_where_aligned(name: str, dims: int) -> None:
     if not REGISTRY[name].has_map:
         pytest.skip("no map")
-    fixed, aligned = shifted_pair(dims, 0)
-    _, away = shifted_pair(dims, 4)
+    fixed, aligned = pair_for(name, dims, 0)
+    _, away = pair_for(name, dims, 4)
     half = fixed.shape[-1] // 2
     moving = torch.cat((aligned[..., :half], away[..., half:]), dim=-1)
     local = _metric64(name).map(fixed, moving)

@@ -9,7 +9,7 @@ from pathlib import Path
 from regsim.errors import InputError
 
 OWN = ("fixed_mask", "moving_mask", "fixed_exclude", "moving_exclude", "initial")
-NEEDED, OPTIONAL = ("fixed", "moving"), (*OWN, "name", "subject")
+NEEDED, OPTIONAL = ("fixed", "moving"), (*OWN, "name", "subject", "set", "licence")
 LONGEST_NAME = 120
 FORBIDDEN = set('/\\:*?"<>|')
 TAKEN = {"pairs.csv", "results.json", "run.json", "report.html"}
@@ -28,10 +28,12 @@ class PairFiles:
     moving_exclude: Path | None = None
     initial: Path | None = None
     subject: str = ""
+    data_set: str = ""
+    licence: str = ""
 
 
 def read_pairs_file(path: Path) -> list[PairFiles]:
-    """Read a CSV with columns fixed, moving and, if any, name, subject, initial, and masks and regions to exclude of both.
+    """Read a CSV with columns fixed, moving and, if any, name, subject, set, licence, initial, masks and regions to exclude.
 
     Convention:
         Paths are relative to the CSV's folder. A pair without a name is called by its place in the list (`pair_0001`). Other
@@ -87,6 +89,8 @@ def _pair(path: Path, number: int, line: dict[str, str | None]) -> PairFiles:
         fixed=path.parent / values["fixed"],
         moving=path.parent / values["moving"],
         subject=values["subject"],
+        data_set=values["set"],
+        licence=values["licence"],
         **{column: place(column) for column in OWN},
     )
 

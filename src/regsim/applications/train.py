@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import regsim.metrics.siamregqc  # noqa: F401  (registers the metric that recipes train)
+from regsim.applications.multi_shot import multi_shot_job
 from regsim.applications.pair_job import PairJob
 from regsim.applications.subjects import OnMessage, Parts, divided, read_all, silently
 from regsim.applications.train_error import ErrorJob
@@ -15,7 +16,7 @@ from regsim.applications.train_imse import ImseJob
 from regsim.applications.train_translation import TranslationJob
 from regsim.applications.train_two_channel import TwoChannelJob
 from regsim.applications.training_job import TrainingJob, TrainRequest
-from regsim.errors import InputError
+from regsim.errors import InputError, SettingsError
 from regsim.metrics import AbstractMetric
 from regsim.metrics.checkpoint import Card
 from regsim.metrics.siamese import SiameseNetwork
@@ -26,6 +27,7 @@ from regsim.training.error_recipe import ErrorRecipe
 from regsim.training.feature_recipe import FeatureRecipe
 from regsim.training.imse_recipe import ImseRecipe
 from regsim.training.objectives import Learner, Objectives
+from regsim.training.patch_recipe import MultiShotRecipe
 from regsim.training.recipe import AnyRecipe, Recipe
 from regsim.training.trainer import OnStep, Stage, Trained, train
 from regsim.training.translation_recipe import TranslationRecipe
@@ -48,6 +50,12 @@ def train_model(
         RegsimError: bad input, too few subjects, a pair maker that leaks, a training that had to stop.
     """
     check_folder(folder)
+    if isinstance(request.recipe, MultiShotRecipe):
+        return [multi_shot_job(request, folder, say).run(on_step, say)]
+    if request.pairs is not None:
+        raise SettingsError(
+            f"recipe '{request.recipe.name}' learns from subjects, --data; --pairs is for multi-shot ones"
+        )
     subjects = read_all(request.data, request.recipe, say)
     test = read_all(request.test_data, request.recipe, say)
     return train_on(subjects, test, request, folder, on_step, say)

@@ -16,7 +16,7 @@ from regsim.applications.subjects import OnMessage, Parts
 from regsim.errors import InputError
 from regsim.evaluation.results import Provenance
 from regsim.metrics.checkpoint import CARD, Card, read_card, save_model
-from regsim.misalign.audit import audit, complaint
+from regsim.misalign.audit import Audit, audit, complaint
 from regsim.misalign.pairs import PairMaker
 from regsim.output import make_folder, now, staged, versions, write_text
 from regsim.report import write_training_page
@@ -37,6 +37,7 @@ class TrainRequest:
         recipe: see `Recipe`.
         data: folders or manifests; the bundled brain where none is given. Made-up shapes are added as the recipe says.
         test_data: subjects to judge by, in place of a share of `data`.
+        pairs: a list of roughly aligned pairs, for recipes that learn from such, in place of `data`.
         folds: 0, or how many trainings, each judged by another part of the subjects.
         resume: go on where a killed run left off, and leave a finished model as it is; else train from the start, and
             replace what is in the folder when the new model is finished.
@@ -45,6 +46,7 @@ class TrainRequest:
     recipe: AnyRecipe
     data: Sequence[Path] = ()
     test_data: Sequence[Path] = ()
+    pairs: Path | None = None
     folds: int = 0
     resume: bool = True
 
@@ -52,10 +54,12 @@ class TrainRequest:
 class TrainingJob(ABC):
     """One training, from subjects to a finished folder. Making one checks whatever can be checked before any work.
 
-    `pairs`: made from the training subjects; `audited` of them are drawn for the audit.
+    `pairs`: made from the training subjects; `audited` of them are drawn for the audit. `kept_folders`: of the work, that belong
+    to the finished model.
     """
 
     audited: ClassVar[int] = 480
+    kept_folders: ClassVar[tuple[str, ...]] = ()
     pairs: PairMaker
 
     def __init__(self, request: TrainRequest, parts: Parts, folder: Path):
@@ -124,6 +128,10 @@ class TrainingJob(ABC):
         """Write the audit; what the card says about one that failed."""
         found = audit(self.pairs, self.audited, seed=self.request.recipe.trainer.seed)
         write_text(self.work / AUDIT, found.model_dump_json(indent=1))
+        return self._complaints(found)
+
+    def _complaints(self, found: Audit) -> list[str]:
+        """What the card says about an audit; one that failed is refused where the recipe says so."""
         if found.passed:
             return []
         if self.request.recipe.audit == "refuse":
@@ -139,10 +147,15 @@ class TrainingJob(ABC):
             device=trainer.device,
             threads=torch.get_num_threads(),
             versions=versions(),
-            inputs=input_files(request.data, request.test_data, self.parts),
+            inputs=input_files(self._places, request.test_data, self.parts),
             started=started,
             seconds=time.perf_counter() - began,
         )
+
+    @property
+    def _places(self) -> Sequence[Path]:
+        """What is learnt from."""
+        return self.request.data if self.request.pairs is None else (self.request.pairs,)
 
     def _publish(self) -> None:
         """Move the finished model into the folder, the card last."""
@@ -150,6 +163,9 @@ class TrainingJob(ABC):
             for file in self.work.iterdir():
                 if file.is_file() and file.name != STATE and not file.name.startswith("."):
                     shutil.copy2(file, part / file.name)
+            for name in self.kept_folders:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+                shutil.copytree(self.work / name, part / name)
         self._tidy()
 
     def _tidy(self) -> None:

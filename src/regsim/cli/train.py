@@ -27,6 +27,9 @@ def train(
     test_data: Annotated[
         list[Path] | None, typer.Option("--test-data", help="Subjects that only judge; repeat.")
     ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="Roughly aligned pairs (CSV: fixed, moving), for multi-shot recipes.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe; repeat.")
     ] = None,
@@ -54,7 +57,7 @@ def train(
     prepare_machine(chosen.trainer.device, threads, json)
     from regsim.applications.train import TrainRequest, train_model
 
-    asked = TrainRequest(chosen, tuple(data or ()), tuple(test_data or ()), folds, not fresh)
+    asked = TrainRequest(chosen, tuple(data or ()), tuple(test_data or ()), pairs, folds, not fresh)
     with progress("reading") as bar:
         shown = _Shown(bar, chosen, folds)
         cards = train_model(asked, output, shown.step, shown.say)

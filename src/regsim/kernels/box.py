@@ -17,6 +17,8 @@ from torch.autograd import Function
 
 from regsim.kernels.choice import on_cpu
 
+SMALLEST_TOTAL = 1e-6
+
 
 def box_sum(image: torch.Tensor, radius: int) -> torch.Tensor:
     """Sum over `(2 * radius + 1)^d` voxels around each voxel of `(M, 1, *spatial)`.
@@ -31,6 +33,19 @@ def box_sum(image: torch.Tensor, radius: int) -> torch.Tensor:
 def gaussian_sum(image: torch.Tensor, sigma: float, truncate: float = 3.5) -> torch.Tensor:
     """Sum weighted by a Gaussian that is cut at `truncate * sigma` and adds up to 1 an axis."""
     return window_sum(image, gaussian(sigma, truncate))
+
+
+def local_deviation(image: torch.Tensor, weights: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Standard deviation around each voxel of `(M, 1, *spatial)`: Gaussian window, voxels count by their weights.
+
+    Example:
+        >>> float(local_deviation(torch.eye(2)[None, None], torch.ones(1, 1, 2, 2), 100.0)[0, 0, 0, 0])
+        0.5
+    """
+    total = gaussian_sum(weights, sigma).clamp_min(SMALLEST_TOTAL)
+    mean = gaussian_sum(image * weights, sigma) / total
+    square = gaussian_sum(image.square() * weights, sigma) / total
+    return (square - mean.square()).clamp_min(0).sqrt()
 
 
 def box(radius: int) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from regsim.metrics.names import metric_names as metric_names
 from regsim.metrics.names import usable_metrics as usable_metrics
 from regsim.metrics.ncc import NormalisedCrossCorrelation as NormalisedCrossCorrelation
 from regsim.metrics.nccsup import SupervisedCorrelation as SupervisedCorrelation
+from regsim.metrics.patch_likelihood import PatchLikelihood as PatchLikelihood
 from regsim.metrics.perceptual import PerceptualSimilarity as PerceptualSimilarity
 from regsim.metrics.registration_error import RegistrationError as RegistrationError
 from regsim.metrics.siamregqc import SiameseRegistrationQuality as SiameseRegistrationQuality

@@ -149,6 +149,14 @@ class AbstractMetric(nn.Module, ABC):
         del spacing
         return self
 
+    def coarsest(self, dims: int) -> float:
+        """The largest voxel (mm; pixels for pictures without spacing) that it can judge images of so many axes by.
+
+        Registrations do the levels of their plan that are coarser at this one. Most metrics know no such end.
+        """
+        del dims
+        return math.inf
+
     @final
     def cost(self, value: torch.Tensor) -> torch.Tensor:
         """A value as a cost, lower = better: the one place where a sign is turned."""

@@ -29,6 +29,7 @@ TYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+SINGLE, HALF = "F32", "F16"
 NAMES = {kind: name for name, kind in TYPES.items()}
 
 
@@ -138,7 +139,8 @@ def read_card(folder: Path) -> Card:
 def load_weights(folder: Path, network: nn.Module) -> Card:
     """Load the weights of a model folder into a network that was built from its card's (validated) settings.
 
-    The network may have been built on torch's meta device: nothing is allocated before file and network agree.
+    Weights that are stored in half precision become single again. The network may have been built on torch's meta device:
+    nothing is allocated before file and network agree.
 
     Raises:
         InputError: a card or a weights file that is missing, damaged, of another kind or not what the other one says;
@@ -146,7 +148,8 @@ def load_weights(folder: Path, network: nn.Module) -> Card:
     """
     card, path = read_card(folder), folder / WEIGHTS
     header, size = read_header(path)
-    expected = {name: _facts(tensor) for name, tensor in network.state_dict().items()}
+    wanted = {name: _facts(tensor) for name, tensor in network.state_dict().items()}
+    expected = {name: _as_stored(facts, header.get(name)) for name, facts in wanted.items()}
     _compare(header, expected, f"'{path}'", "the network that the card describes")
     _compare(card.tensors, header, f"'{folder / CARD}'", f"{WEIGHTS} beside it")
     content = path.read_bytes()
@@ -157,7 +160,8 @@ def load_weights(folder: Path, network: nn.Module) -> Card:
     except SafetensorError as problem:
         raise InputError(f"'{path}' is damaged: {problem}") from None
     _check_finite(tensors, f"{path}")
-    network.load_state_dict(tensors, assign=True)
+    read = {name: tensor.float() if wanted[name].dtype == SINGLE else tensor for name, tensor in tensors.items()}
+    network.load_state_dict(read, assign=True)
     return card
 
 
@@ -226,6 +230,13 @@ def _entries(values: dict[str, Any], path: Path) -> list[tuple[str, int, int, Te
             raise InputError(f"'{path}': its header says nothing usable about tensor '{name}'")
         found.append((name, first, last, TensorFacts(shape=tuple(shape), dtype=kind)))
     return found
+
+
+def _as_stored(wanted: TensorFacts, stored: TensorFacts | None) -> TensorFacts:
+    """A network's single-precision weights may be stored in half precision."""
+    if stored is not None and (wanted.dtype, stored.dtype) == (SINGLE, HALF):
+        return wanted.model_copy(update={"dtype": HALF})
+    return wanted
 
 
 def _facts(tensor: torch.Tensor) -> TensorFacts:

@@ -1,5 +1,6 @@
 """IMSE: how large an evaluator, learnt from one contrast, predicts the images' difference to be were both of that contrast."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ import torch
 
 from regsim.errors import InputError, SettingsError
 from regsim.metrics.base import combine
+from regsim.metrics.checkpoint import Card
 from regsim.metrics.evaluator_network import EvaluatorNetwork, EvaluatorSettings
 from regsim.metrics.learned import LearnedMetric, load_network
 from regsim.metrics.networks import CHANNELS_LAST
@@ -90,11 +92,17 @@ class IndescribableSpatialEvaluator(LearnedMetric):
             raise SettingsError(f"imse: reference is 'fixed', 'moving' or 'both', got '{reference}'")
         self.model, self.reference = model, reference
         self._dims: list[int] = []
+        self._coarsest: dict[int, float] = {}
         for name in MODELS.values() if model == "auto" else (model,):
             network, settings, self.card = load_network(name, self.name, EvaluatorSettings, EvaluatorNetwork)
             network = network.to(memory_format=CHANNELS_LAST[settings.dims + 2])  # type: ignore[call-overload]
             self.add_module(f"network_{settings.dims}", network)
             self._dims.append(settings.dims)
+            self._coarsest[settings.dims] = _largest_voxel(self.card)
+
+    def coarsest(self, dims: int) -> float:
+        """The largest voxel that the evaluator has seen: its recipe's spacing, enlarged as far as the recipe zooms."""
+        return self._coarsest.get(dims, self._coarsest.get(2, math.inf))
 
     def network_for(self, dims: int) -> EvaluatorNetwork:
         """The evaluator for images of so many axes: of their own number, else one for pictures.
@@ -166,6 +174,14 @@ class IndescribableSpatialEvaluator(LearnedMetric):
     def _plane_map(self, part: _Part, moving: torch.Tensor) -> torch.Tensor:
         ways = self._ways(part, moving)
         return torch.stack([self._predicted(other, own, part.weights).abs() for own, other in ways]).mean(dim=0)
+
+
+def _largest_voxel(card: Card) -> float:
+    """What the recipe on a card shows its network; without end where it does not tell."""
+    match card.settings:
+        case {"pairs": {"spacing": float(spacing), "motion": {"common": {"zoom": float(zoom)}}}}:
+            return spacing * zoom
+    return math.inf
 
 
 def _relative(predicted: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

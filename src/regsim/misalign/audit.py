@@ -80,13 +80,25 @@ def audit(maker: PairMaker, count: int = 480, seed: int = 0) -> Audit:
     """
     if count < 100:
         raise InputError(f"audit: expected at least 100 pairs, got {count}; fewer tell nothing")
-    began = time.perf_counter()
     motion = maker.settings.motion.model_copy(update={"aligned": 0.5})
-    drawn = _draw(maker.with_settings(maker.settings.model_copy(update={"motion": motion})), count, seed)
+    return audit_pairs(
+        _draw(maker.with_settings(maker.settings.model_copy(update={"motion": motion})), count, seed), seed
+    )
+
+
+def audit_pairs(drawn: PairBatch, seed: int = 0, elsewhere: bool = False) -> Audit:
+    """`audit` of pairs that were drawn before, about half of them aligned.
+
+    `elsewhere`: misaligned ones show different places, so that the borders of both images together tell by right; those of
+    either image alone must not.
+    """
+    began, count = time.perf_counter(), len(drawn.fixed)
     answer = drawn.misaligned.numpy()
     images = {"fixed": drawn.fixed, "moving": drawn.moving}
     alone = max(_probe_auc(_looks(images[side]), answer, seed) for side in SIDES)
-    borders = _probe_auc(np.concatenate([_borders(images[side]) for side in SIDES], axis=1), answer, seed)
+    edges = [_borders(images[side]) for side in SIDES]
+    looked = edges if elsewhere else [np.concatenate(edges, axis=1)]
+    borders = max(_probe_auc(look, answer, seed) for look in looked)
     blurred = _blurred_called_misaligned(drawn, answer, seed)
     outline = _auc(_silhouette_mismatch(drawn), answer)
     probes = [

@@ -182,7 +182,7 @@ def make_subject(name: str, images: Sequence[Image], labels: Image | None, spaci
         seen=seen,
         axes=thick[:1] or (0, 1, 2),
         steps=(steps[0], steps[1], steps[2]),
-        empty_outside=all(_dark_borders(volume) for volume in volumes.values()),
+        empty_outside=all(dark_borders(volume) for volume in volumes.values()),
     )
 
 
@@ -204,7 +204,7 @@ def _volume(data: torch.Tensor) -> torch.Tensor:
     return data if data.ndim == 3 else data[None]
 
 
-def _dark_borders(volume: torch.Tensor) -> bool:
+def dark_borders(volume: torch.Tensor) -> bool:
     """Whether the outermost voxels of the axes that are imaged are (nearly all) dark."""
     faces = [
         volume.narrow(axis, at, 1) for axis in range(3) if volume.shape[axis] > 1 for at in (0, volume.shape[axis] - 1)

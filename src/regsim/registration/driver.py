@@ -173,8 +173,12 @@ class _Run:
         return self.made[name]
 
     def _level(self, stage: Stage, name: str, spacing: float, start: Transform) -> Level:
-        """One resolution of a stage. In linear stages metrics that need no neighbours are read at scattered points."""
+        """One resolution of a stage. In linear stages metrics that need no neighbours are read at scattered points.
+
+        A level that is coarser than its metric can judge is done at the coarsest that it can.
+        """
         metric = self._metric(name)
+        spacing = min(spacing, max(metric.coarsest(self.fixed.ndim), min(self.fixed.grid.spacing)))
         samples = stage.samples if stage.transform in LINEAR else None
         if isinstance(metric, FeatureMetric) and metric.before_warping:
             return self._feature_level(stage, name, metric, spacing, start)

@@ -29,13 +29,14 @@ class Level:
     """
 
     def __init__(self, fixed: Image, moving: Image, metric: AbstractMetric, samples: int | None = None):
-        self.metric, self.moving = metric, moving
+        self.moving = moving
         self.original = fixed
         self.scattered = samples is not None
         self.fixed = fixed if samples is not None else off_grid(fixed)
         self.points = self.grid.points(device=fixed.data.device) if samples is None else scattered(fixed, samples)
         values, self.weights = self._fixed_values()
-        self.bound = metric.bind(values, self.weights)
+        self.metric = metric.with_spacing(tuple(reversed(self.grid.spacing)))
+        self.bound = self.metric.bind(values, self.weights)
         self.overlap = 1.0
 
     def _fixed_values(self) -> tuple[torch.Tensor, torch.Tensor | None]:

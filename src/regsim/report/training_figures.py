@@ -1,11 +1,14 @@
 """Curves of a training, one figure a stage: the loss above, the figures on validation subjects below."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from regsim.evaluation.shot_rows import ShotRow
 from regsim.evaluation.training_rows import CHECK, StageCurves, spoken
 from regsim.report.figures import Theme, as_svg
 
@@ -34,6 +37,36 @@ def stage_curves(stage: StageCurves, decides: str, theme: Theme) -> bytes:
         axes.plot(steps[known], values[known], color=getattr(theme, colour), linewidth=1.6, marker="o", markersize=4)
         axes.set_ylabel(_plain(spoken(name.removeprefix(CHECK))) + "\n(validation)", color=theme.ink)
     rows[-1].set_xlabel("step", color=theme.ink)
+    return as_svg(figure)
+
+
+def shot_responses(shots: Sequence[ShotRow], theme: Theme) -> bytes:
+    """How each shot's metric answers to known motions, as SVG: a panel for each motion, a line for each shot.
+
+    Costs are scaled to [0, 1] within a line: where the lowest lies and how wide its basin is can be compared, heights cannot.
+    """
+    motions = [answer.motion for answer in shots[0].responses]
+    figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+    panels = figure.subplots(1, len(motions), sharey=True, squeeze=False)[0]
+    for place, (axes, motion) in enumerate(zip(panels, motions, strict=True)):
+        _prepare(axes, theme)
+        axes.axvline(0, color=theme.line, linewidth=1.2)
+        for number, shot in enumerate(shots):
+            costs = np.asarray(shot.responses[place].costs)
+            scaled = (costs - costs.min()) / max(float(np.ptp(costs)), 1e-12)
+            share = (number + 1) / len(shots)
+            axes.plot(
+                shot.responses[place].places,
+                scaled,
+                color=theme.cost,
+                alpha=0.25 + 0.75 * share,
+                linewidth=0.8 + 1.4 * share,
+                label=f"shot {shot.number}",
+            )
+        axes.set_title(motion, color=theme.ink, fontsize=10)
+        axes.set_xlabel("degrees" if motion == "turn" else shots[0].unit, color=theme.ink)
+    panels[0].set_ylabel("cost, scaled (lower is better)", color=theme.ink)
+    panels[-1].legend(frameon=False, fontsize=8, labelcolor=theme.ink)
     return as_svg(figure)
 
 

@@ -1,6 +1,7 @@
 """The page of a trained model: its folder in, one HTML file out that opens without a network."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from regsim.errors import InputError
+from regsim.evaluation.shot_rows import SHOTS, ShotRow, read_shots
 from regsim.evaluation.training_rows import (
     AUDIT,
     CARD,
@@ -64,13 +66,16 @@ def write_training_page(folder: Path, target: Path | None = None) -> Path:
     notes: list[str] = []
     stages = page.optional(folder / CURVES, read_curves, notes) or []
     audit = page.optional(folder / AUDIT, _read_audit, notes)
+    shots = page.optional(folder / SHOTS, read_shots, notes)
     card = card.model_copy(update={"notes": (*card.notes, *notes)})
     target = folder / page.PAGE_NAME if target is None else target
-    write_text(target, render_training_page(card, stages, audit))
+    write_text(target, render_training_page(card, stages, audit, () if shots is None else shots.shots))
     return target
 
 
-def render_training_page(card: ModelCard, stages: list[StageCurves], audit: AuditRows | None) -> str:
+def render_training_page(
+    card: ModelCard, stages: list[StageCurves], audit: AuditRows | None, shots: Sequence[ShotRow] = ()
+) -> str:
     """The whole page as text. Without `stages` it has no curves, without `audit` it says so."""
     return page.environment().get_template("training.html.j2").render(
         card=card,
@@ -82,6 +87,8 @@ def render_training_page(card: ModelCard, stages: list[StageCurves], audit: Audi
         parts=[("training", card.subjects.train), ("validation", card.subjects.validation), ("test", card.subjects.test)],
         stages=[_stage(card, stages, number) for number in range(len(stages))],
         audit=audit,
+        shots=shots,
+        answers=_answers(shots),
         groups={"Network": _flat(card.network), "Recipe": _flat(card.settings), "Versions": _flat(card.versions)},
         style=Markup(page.asset("style.css")),  # ours, not a user's
         script="",
@@ -161,6 +168,18 @@ def _stage(card: ModelCard, stages: list[StageCurves], number: int) -> dict[str,
         "last": stage.columns["loss"][-1],
         "checks": [spoken(name.removeprefix(CHECK)) for name in stage.checks],
         "decides": spoken(decides),
+    }
+
+
+def _answers(shots: Sequence[ShotRow]) -> dict[str, str]:
+    """The responses of all shots as plots, for both themes; none where no shot has any."""
+    known = [shot for shot in shots if shot.responses]
+    if not known:
+        return {}
+    themes = {"light": figures.LIGHT, "dark": figures.DARK}
+    return {
+        name: pictures.data_uri(training_figures.shot_responses(known, theme), "svg+xml")
+        for name, theme in themes.items()
     }
 
 

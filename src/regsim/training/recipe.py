@@ -15,6 +15,7 @@ from regsim.training.error_recipe import ErrorRecipe
 from regsim.training.feature_recipe import FeatureRecipe
 from regsim.training.imse_recipe import ImseRecipe
 from regsim.training.objectives import Objective
+from regsim.training.patch_recipe import MultiShotRecipe
 from regsim.training.settings import StageSettings
 from regsim.training.translation_recipe import TranslationRecipe
 from regsim.training.two_channel_recipe import TwoChannelRecipe
@@ -96,13 +97,14 @@ class Recipe(BaseRecipe):
         return self
 
 
-AnyRecipe = Recipe | ErrorRecipe | FeatureRecipe | TwoChannelRecipe | ImseRecipe | TranslationRecipe
+AnyRecipe = Recipe | ErrorRecipe | FeatureRecipe | TwoChannelRecipe | ImseRecipe | TranslationRecipe | MultiShotRecipe
 KINDS: dict[object, type[AnyRecipe]] = {
     "registration_error": ErrorRecipe,
     "deepsim": FeatureRecipe,
     "two_channel": TwoChannelRecipe,
     "imse": ImseRecipe,
     "translation": TranslationRecipe,
+    "patch_likelihood": MultiShotRecipe,
 }
 
 

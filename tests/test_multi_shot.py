@@ -1,0 +1,186 @@
+"""`regsim train patch-likelihood-multishot --pairs`: what it writes, how it goes on, what it tells of pairs it cannot use."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from regsim.images.image import Image
+from regsim.images.io import write_image
+from regsim.metrics import load_metric
+from regsim.metrics.checkpoint import read_card
+from regsim.transforms import Rigid, read_transform, warp
+
+from .conftest import Command
+from .test_patch_likelihood import smooth
+
+SETTINGS = (
+    "network.dims=2", "tested.dims=2", "network.channels=[3, 4, 5]", "network.hidden=6", "learning.steps=3",
+    "learning.check_every=3", "learning.batch=16", "patches_compared=12", "checked_patches=16", "audit=warn",
+    "network.spacings=[2.0, 1.0]", "settled=0", "trainer.checkpoint_every=0", "patches.appearance=[]",
+    "shots=[{spacing=2.0, dither=4.0, apart=8.0, steps=3}, {spacing=1.0, dither=2.0, apart=8.0, steps=3}]",
+)  # fmt: skip
+CHANGES = tuple(word for setting in SETTINGS for word in ("--set", setting))
+
+
+def written(folder: Path, people: int = 3) -> Path:
+    """Pictures of some people, each pair shifted by its own amount; the path of the list."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(people):
+        fixed = Image.of_array(smooth((72, 76), number)[0])
+        away = Rigid(2, fixed.grid.centre)
+        with torch.no_grad():
+            away.translation.copy_(torch.tensor([3.0 + number, -2.0]))
+        moving = warp(fixed, away.inverse(), fixed.grid)
+        for name, image in (("fixed", fixed), ("moving", moving)):
+            write_image(image.with_data(image.data.clamp(0, 1)), folder / f"{number}_{name}.png")
+        rows.append((f"{number}_fixed.png", f"{number}_moving.png", f"pair{number}", f"person{number}"))
+    return listed(folder / "pairs.csv", rows)
+
+
+def listed(path: Path, rows: list[tuple[str, ...]]) -> Path:
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("fixed", "moving", "name", "subject"), *rows])
+    return path
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_small_training_from_end_to_end(command: Command, tmp_path: Path) -> None:
+    pairs = written(tmp_path / "data")
+    with pairs.open("a") as stream:
+        stream.write("lost.png,0_moving.png,lost,person9\nsmall.png,small.png,tiny,person8\n")
+    write_image(Image.of_array(smooth((14, 14))[0]), tmp_path / "data" / "small.png")
+    folder = tmp_path / "model"
+    asked = ("train", "patch-likelihood-multishot", "--pairs", str(pairs), "-o", str(folder), *CHANGES)
+    command(*asked).succeeded()
+    names = {file.name for file in folder.iterdir()}
+    assert {
+        "model.safetensors",
+        "card.json",
+        "curves.csv",
+        "audit.json",
+        "run.json",
+        "report.html",
+        "shots.json",
+    } <= names
+    assert {file.name for file in (folder / "transforms").iterdir()} == {f"pair{number}.txt" for number in range(3)}
+    rows = {row["name"]: row for row in rows_of(folder / "pairs.csv")}
+    assert rows["lost"]["part"] == "left out"
+    assert "lost.png" in rows["lost"]["why"]
+    assert rows["tiny"]["part"] == "left out"
+    assert "no room" in rows["tiny"]["why"]
+    assert sorted(row["part"] for row in rows.values()) == [
+        "left out",
+        "left out",
+        "training",
+        "training",
+        "validation",
+    ]
+    assert all(float(rows[f"pair{number}"]["moved_1"]) >= 0 for number in range(3))
+    shots = json.loads((folder / "shots.json").read_text())["shots"]
+    assert [shot["spacing"] for shot in shots] == [2.0, 1.0]
+    assert {answer["motion"] for answer in shots[0]["responses"]} == {"shift in x", "shift in y", "turn"}
+    assert "Shot by shot" in (folder / "report.html").read_text()
+    card = read_card(folder)
+    assert set(card.subjects.train) | set(card.subjects.validation) == {f"person{n}/pair{n}" for n in range(3)}
+    metric = load_metric("patch_likelihood", model=str(folder))
+    assert metric(torch.rand(1, 1, 40, 40), torch.rand(1, 1, 40, 40)).shape == (1,)
+    assert read_transform(folder / "transforms" / "pair0.txt", 2) is not None
+    before = (folder / "card.json").read_bytes()
+    assert "finished before" in command(*asked).succeeded().out
+    assert (folder / "card.json").read_bytes() == before
+
+
+def test_a_training_that_was_stopped_goes_on_with_the_shot_it_was_at(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regsim.applications import multi_shot
+    from regsim.applications.train import TrainRequest, train_model
+    from regsim.training.recipe import load_recipe
+
+    pairs = written(tmp_path / "data")
+    request = TrainRequest(load_recipe("patch-likelihood-multishot", SETTINGS), pairs=pairs)
+    whole = train_model(request, tmp_path / "whole")[0]
+    taught = multi_shot.MultiShotJob._taught
+    calls: list[int] = []
+
+    def stops(self: multi_shot.MultiShotJob, number: int, *rest: object) -> object:
+        calls.append(number)
+        if number == 1 and len(calls) == 2:
+            raise KeyboardInterrupt
+        return taught(self, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(multi_shot.MultiShotJob, "_taught", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(request, tmp_path / "cut")
+    kept = (tmp_path / "cut" / "unfinished" / "shot-1" / "shot.json").read_bytes()
+    registered: list[float] = []
+    original = multi_shot.MultiShotJob._registered
+
+    def counted(self: multi_shot.MultiShotJob, shot: object, *rest: object) -> object:
+        registered.append(shot.spacing)  # type: ignore[attr-defined]
+        return original(self, shot, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(multi_shot.MultiShotJob, "_registered", counted)
+    assert kept
+    card = train_model(request, tmp_path / "cut")[0]
+    assert registered == [1.0]
+    assert card.sha256 == whole.sha256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "patch-likelihood-multishot"), "--pairs LIST.csv"),
+        (("train", "patch-likelihood-multishot", "--data", "."), "--pairs LIST.csv"),
+        (("train", "siamregqc", "--pairs", "pairs.csv"), "multi-shot"),
+        (("train", "patch-likelihood-multishot", "--pairs", "none.csv"), "no such file"),
+        (
+            ("train", "patch-likelihood-multishot", "--pairs", "{pairs}", "--set", "shots.0.spacing=3"),
+            "network.spacings",
+        ),
+        (("train", "patch-likelihood-multishot", "--pairs", "{pairs}", "--set", "patches.dither=3"), "each shot"),
+    ],
+)
+def test_what_is_refused(arguments: tuple[str, ...], words: str, command: Command, tmp_path: Path) -> None:
+    pairs = written(tmp_path / "data", 2)
+    asked = [word.replace("{pairs}", str(pairs)) for word in arguments]
+    command(*asked, "-o", str(tmp_path / "model")).refused(words)
+    assert not (tmp_path / "model").exists()
+
+
+def test_pairs_of_one_person_are_refused_in_one_line(command: Command, tmp_path: Path) -> None:
+    written(tmp_path / "data", 2)
+    rows = [(f"{n}_fixed.png", f"{n}_moving.png", f"pair{n}", "alice") for n in range(2)]
+    pairs = listed(tmp_path / "data" / "one.csv", [*rows, ("gone.png", "0_moving.png", "gone", "bob")])
+    asked = ("train", "patch-likelihood-multishot", "--pairs", str(pairs), "-o", str(tmp_path / "model"))
+    command(*asked, *CHANGES).refused("2 people", "alice", "gone.png")
+
+
+def test_a_pair_without_overlap_is_left_out(tmp_path: Path, command: Command) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = []
+    for number in range(3):
+        image = sitk.GetImageFromArray(np.asarray(smooth((40, 42, 44), number)[0]))
+        sitk.WriteImage(image, str(folder / f"{number}.nii.gz"))
+        rows.append((f"{number}.nii.gz", f"{number}.nii.gz", f"pair{number}", f"person{number}"))
+    image.SetOrigin((500.0, 0.0, 0.0))
+    sitk.WriteImage(image, str(folder / "far.nii.gz"))
+    pairs = listed(folder / "pairs.csv", [*rows, ("0.nii.gz", "far.nii.gz", "far", "person4")])
+    solid = [word for setting in SETTINGS if "dims" not in setting for word in ("--set", setting)]
+    command(
+        "train", "patch-likelihood-multishot", "--pairs", str(pairs), "-o", str(tmp_path / "model"), *solid
+    ).succeeded()
+    found = {row["name"]: row for row in rows_of(tmp_path / "model" / "pairs.csv")}
+    assert found["far"]["part"] == "left out"
+    assert "no contrast" in found["far"]["why"]

@@ -1,0 +1,264 @@
+"""patch_likelihood: its networks, which patches it compares, its value, and the patches that it learns from."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from regsim.errors import InputError, SettingsError
+from regsim.images.image import Image
+from regsim.metrics import load_metric
+from regsim.metrics.checkpoint import Card, save_model
+from regsim.metrics.patch_cutting import PatchCutter
+from regsim.metrics.patch_likelihood import PatchLikelihood
+from regsim.metrics.patch_network import PatchNetwork, PatchNetworks, PatchSettings
+from regsim.misalign.audit import audit_pairs
+from regsim.misalign.pairs import joined
+from regsim.misalign.patch_pairs import PatchPairMaker, PatchPairSettings, RoughPair, rotations, symmetries
+from regsim.registration.driver import register
+from regsim.registration.schedule import Schedule
+from regsim.training.patch_lesson import PatchCheck, PatchCrossEntropy
+
+from .metric_cases import half_mask, textured
+
+SLIM = {"channels": (3, 4, 5), "hidden": 6, "patch": 17}
+
+
+def model(folder: Path, **settings: object) -> PatchLikelihood:
+    """An untrained model."""
+    chosen = PatchSettings.checked({**SLIM, **settings})
+    torch.manual_seed(0)
+    card = Card(name="untrained", metric="patch_likelihood", network=chosen.model_dump(mode="json"))
+    save_model(folder, card, PatchNetworks(chosen).state_dict())
+    return PatchLikelihood(str(folder), patches=8)
+
+
+def smooth(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """Blobs in [0, 1], `(1, *shape)`, dark at the border."""
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in shape], indexing="ij")
+    image = torch.zeros(shape)
+    for _ in range(25):
+        place = 0.2 + 0.6 * torch.rand(len(shape), generator=generator)
+        width = min(shape) * (0.03 + 0.06 * float(torch.rand((), generator=generator)))
+        away = sum((axis - float(p) * n) ** 2 for axis, p, n in zip(axes, place, shape, strict=True))
+        image = image + torch.exp(-away / (2 * width**2))
+    return (image / image.max())[None]
+
+
+def pair(fixed: torch.Tensor, moving: torch.Tensor | None = None, spacing: float = 1.0, name: str = "one") -> RoughPair:
+    held = torch.ones(fixed.shape[1:], dtype=torch.bool)
+    return RoughPair(name, fixed, fixed if moving is None else moving, held, spacing)
+
+
+# --- the networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("patch", "cells"), [(17, 1), (19, 1), (25, 3), (33, 5)])
+def test_cells_that_are_left_of_a_patch(patch: int, cells: int) -> None:
+    chosen = PatchSettings.checked({**SLIM, "patch": patch, "dims": 2})
+    assert chosen.cells == cells
+    images = torch.rand(2, 3, 1, patch, patch)
+    assert PatchNetwork(chosen)(images[0], images[1]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patch": 16}, {"channels": (0, 1, 1)}, {"spacings": ()}, {"spacings": (-1.0,)}, {"dims": 4}]
+)
+def test_networks_that_cannot_be(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        PatchSettings.checked({**SLIM, **wrong})
+
+
+def test_the_network_of_the_nearest_resolution_answers(tmp_path: Path) -> None:
+    metric = model(tmp_path / "m", dims=2, spacings=(4.0, 2.0))
+    networks = metric.networks_for(2)
+    assert networks.nearest(None) is networks.levels[1]
+    assert networks.nearest(3.1) is networks.levels[0]
+    assert networks.nearest(0.5) is networks.levels[1]
+    fixed, moving = textured((1, 1, 30, 32)).float(), textured((1, 1, 30, 32), seed=3).float()
+    coarse, fine = (metric.with_spacing((spacing, spacing))(fixed, moving) for spacing in (4.2, 1.9))
+    assert not torch.equal(coarse, fine)
+    assert torch.equal(metric(fixed, moving), fine)
+    chosen = PatchLikelihood(str(tmp_path / "m"), patches=8, spacing=4.0)
+    assert torch.equal(chosen.with_spacing((1.0, 1.0))(fixed, moving), coarse)
+
+
+# --- the value ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(20, 23), (15, 16, 17)])
+def test_mean_of_the_networks_answers(shape: tuple[int, ...], tmp_path: Path) -> None:
+    metric = model(tmp_path / "m", dims=len(shape)).double()
+    fixed, moving = textured((2, 1, *shape)), textured((2, 1, *shape), seed=5)
+    mask = half_mask(fixed.shape).double()
+    cutter = PatchCutter(17, len(shape))
+    centres = cutter.chosen(fixed * mask, mask, 8, 0)
+    wanted = []
+    for item in range(2):
+        total = weight = 0.0
+        for centre in centres[item].tolist():
+            around = tuple(slice(at, at + 17) for at in centre)
+            one, other, share = (
+                cutter.padded(image[item : item + 1])[(slice(None), slice(None), *around)]
+                for image in (fixed * mask, moving * mask, mask)
+            )
+            part = float(share.mean()) ** 4
+            total += part * float(metric.networks_for(len(shape)).levels[0](one, other))
+            weight += part
+        wanted.append(total / weight)
+    found = metric(fixed, moving, mask)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=1e-8)
+    for item in range(2):  # a pair's value does not depend on what else is in the batch
+        alone = metric(fixed[item : item + 1], moving[item : item + 1], mask[item : item + 1])
+        torch.testing.assert_close(alone, found[item : item + 1])
+    assert not metric(fixed, moving, torch.zeros_like(mask)).any()
+
+
+def test_patches_lie_where_there_is_contrast_and_stay_the_same() -> None:
+    image = torch.zeros(1, 1, 60, 60)
+    image[..., 20:28, 30:40] = torch.rand(8, 10, generator=torch.Generator().manual_seed(1))
+    cutter = PatchCutter(17, 2)
+    centres = cutter.chosen(image, torch.ones_like(image), 50, 0)
+    assert torch.equal(centres, cutter.chosen(image, torch.ones_like(image), 50, 0))
+    assert not torch.equal(centres, cutter.chosen(image, torch.ones_like(image), 50, 1))
+    assert centres[0, :, 0].min() > 8
+    assert centres[0, :, 0].max() < 40
+    assert centres[0, :, 1].min() > 18
+    assert centres[0, :, 1].max() < 52
+    mask = torch.zeros_like(image)
+    mask[..., :24, :] = 1
+    assert cutter.chosen(image, mask, 50, 0)[0, :, 0].max() < 24
+
+
+def test_pictures_for_a_model_of_volumes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="volumes"):
+        model(tmp_path / "m")(torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20))
+    flat = model(tmp_path / "flat", dims=2)
+    assert flat(torch.rand(1, 1, 9, 20, 21), torch.rand(1, 1, 9, 20, 21)).shape == (1,)
+    with pytest.raises(SettingsError, match="patches"):
+        PatchLikelihood(str(tmp_path / "flat"), patches=0)
+
+
+# --- the patches that it learns from --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(60, 64), (44, 46, 48)])
+def test_the_same_place_is_the_same_patch(shape: tuple[int, ...]) -> None:
+    settings = PatchPairSettings(apart=8.0, rotation=20.0, zoom=1.2)
+    batch = PatchPairMaker([pair(smooth(shape), spacing=2.0)], 17, settings)(64, torch.Generator().manual_seed(0))
+    assert batch.fixed.shape == (64, 1, *[17] * len(shape))
+    assert 15 < int(batch.same.sum()) < 49
+    torch.testing.assert_close(batch.fixed[batch.same], batch.moving[batch.same])
+    assert not batch.shift[batch.same].any()
+    assert (
+        batch.shift[~batch.same].norm(dim=1) >= 8.0 / 1.2 - 1e-3
+    ).all()  # in the axes of a patch that may be enlarged
+    assert ((batch.fixed - batch.moving)[~batch.same].abs().flatten(1).amax(dim=1) > 0).all()
+
+
+def test_symmetrising_turns_a_common_misalignment_every_way() -> None:
+    image = smooth((80, 80))
+    moved = image.roll(6, -1)
+
+    def shifts(symmetrise: bool) -> torch.Tensor:
+        settings = PatchPairSettings(apart=8.0, symmetrise=symmetrise, rotation=0.0, zoom=1.0)
+        batch = PatchPairMaker([pair(image, moved)], 17, settings)(200, torch.Generator().manual_seed(0))
+        found = []
+        for fixed, other in zip(batch.fixed[batch.same], batch.moving[batch.same], strict=True):
+            for axis, amount in ((-1, 6), (-1, -6), (-2, 6), (-2, -6)):
+                back = other.roll(-amount, axis)
+                keep = [slice(None), slice(6, 7), slice(6, 7)]
+                if torch.allclose(back[tuple(keep)], fixed[tuple(keep)], atol=2e-3):
+                    found.append((axis, amount))
+        counts = [found.count((axis, amount)) for axis in (-1, -2) for amount in (6, -6)]
+        return torch.tensor(counts)
+
+    plain, turned = shifts(False), shifts(True)
+    assert int(plain.argmax()) == 0
+    assert plain[0] > 4 * plain[1:].max()
+    assert turned.min() > 0.4 * turned.max()
+
+
+def test_dither_has_its_size() -> None:
+    settings = PatchPairSettings(apart=8.0, dither=3.0, rotation=0.0, zoom=1.0)
+    batch = PatchPairMaker([pair(smooth((120, 120)), spacing=2.0)], 17, settings)(800, torch.Generator().manual_seed(0))
+    assert abs(float(batch.shift[batch.same].std()) - 3.0) < 0.35
+
+
+def test_nothing_is_cut_where_an_image_has_no_data() -> None:
+    image = smooth((70, 70))
+    held = torch.zeros(70, 70, dtype=torch.bool)
+    held[10:50, 15:60] = True
+    settings = PatchPairSettings(apart=8.0, dither=2.0)
+    marked = torch.where(held, image, torch.full_like(image, 9.0))
+    batch = PatchPairMaker([RoughPair("one", marked, marked, held, 1.0)], 17, settings)(
+        64, torch.Generator().manual_seed(0)
+    )
+    assert max(float(batch.fixed.max()), float(batch.moving.max())) <= 1.0 + 1e-4
+
+
+def test_pairs_that_leave_no_room_are_told() -> None:
+    small = pair(smooth((12, 12)), name="small")
+    with pytest.raises(InputError, match=r"pair 'small'.*no room"):
+        PatchPairMaker([small], 17, PatchPairSettings(apart=8.0))(8, torch.Generator().manual_seed(0))
+    apart = RoughPair("apart", smooth((40, 40)), torch.zeros(1, 40, 40), torch.ones(40, 40, dtype=torch.bool), 1.0)
+    with pytest.raises(InputError, match=r"pair 'apart'.*no contrast"):
+        PatchPairMaker([apart], 17, PatchPairSettings(apart=8.0))
+    with pytest.raises(InputError, match="no pair"):
+        PatchPairMaker([], 17, PatchPairSettings())
+
+
+def test_one_patch_alone_does_not_tell(tmp_path: Path) -> None:
+    images = [smooth((96, 96), seed) for seed in range(4)]
+    maker = PatchPairMaker([pair(image) for image in images], 17, PatchPairSettings(apart=10.0, dither=2.0))
+    generator = torch.Generator().manual_seed(0)
+    found = audit_pairs(joined([maker(100, generator).pairs for _ in range(4)]), elsewhere=True)
+    assert found.passed, found
+    hinted = maker(400, generator).pairs
+    hinted.moving[hinted.misaligned] *= 0.5
+    assert not audit_pairs(hinted, elsewhere=True).passed
+
+
+def test_symmetries_and_rotations_are_orthogonal() -> None:
+    for ndim, count in ((2, 8), (3, 48)):
+        found = symmetries(ndim)
+        assert len(torch.unique(found, dim=0)) == count
+        torch.testing.assert_close(found @ found.transpose(1, 2), torch.eye(ndim).expand(count, -1, -1))
+    turned = rotations(torch.tensor([[math.pi / 2]]))
+    torch.testing.assert_close(turned[0], torch.tensor([[0.0, -1.0], [1.0, 0.0]]), atol=1e-6, rtol=0)
+
+
+# --- the lesson -----------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_that_of_a_coin_for_a_network_that_says_nothing() -> None:
+    network = PatchNetwork(PatchSettings.checked({**SLIM, "dims": 2}))
+    torch.nn.init.zeros_(network.head[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.zeros_(network.head[-1].bias)  # type: ignore[arg-type]
+    maker = PatchPairMaker([pair(smooth((60, 60)))], 17, PatchPairSettings(apart=8.0))
+    loss, _ = PatchCrossEntropy()(network, maker(32, torch.Generator().manual_seed(0)))
+    assert abs(float(loss.detach()) - math.log(2)) < 1e-6
+    network.eval().requires_grad_(False)
+    assert abs(PatchCheck(maker, 32, 0)(network)["loss"] - math.log(2)) < 1e-6
+
+
+# --- registration ---------------------------------------------------------------------------------------------------
+
+
+def test_levels_are_not_coarser_than_the_metric_can_judge(tmp_path: Path) -> None:
+    metric = model(tmp_path / "m", dims=2, spacings=(1.0,))
+    assert metric.coarsest(2) == 1.25
+    fixed = Image.of_array(smooth((64, 66))[0], 1.0)
+    level = {"steps": 2, "step": 0.5}
+    stage = {"transform": "rigid", "levels": [{"spacing": spacing, **level} for spacing in (4.0, 1.0)]}
+    start = {"start": "identity"}
+    plan = Schedule.checked({"stages": [{**stage, "metric": "patch_likelihood"}], **start})
+    found = register(fixed, fixed, metric, schedule=plan)
+    assert [round(each.spacing) for each in found.levels] == [1, 1]
+    other = register(fixed, fixed, schedule=Schedule.checked({"stages": [{**stage, "metric": "mse"}], **start}))
+    assert [round(each.spacing) for each in other.levels] == [4, 1]
+    imse = load_metric("imse")
+    assert 2.0 < imse.coarsest(3) < 4.0
+    assert load_metric("mse").coarsest(3) == math.inf
