@@ -126,7 +126,7 @@ def _aligned(pair: Rough, shift: float) -> ImagePair:
 
 def _learnt(pairs: list[ImagePair], settings: PatchPairSettings, seed: int, folder: Path, quick: bool) -> Path:
     """A model of one network, learnt from pairs as they lie."""
-    chosen = PatchSettings(spacings=(FIGURE_SPACING,))
+    chosen = PatchSettings(spacings=(FIGURE_SPACING,), symmetric=False)  # asked as the paper asks
     torch.manual_seed(seed)
     whole = PatchNetworks(chosen)
     maker = PatchPairMaker([pair.rough(FIGURE_SPACING) for pair in pairs], chosen.patch, settings)

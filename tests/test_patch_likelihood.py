@@ -1,5 +1,6 @@
 """patch_likelihood: its networks, which patches it compares, its value, and the patches that it learns from."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_the_network_of_the_nearest_resolution_answers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(20, 23), (15, 16, 17)])
 def test_mean_of_the_networks_answers(shape: tuple[int, ...], tmp_path: Path) -> None:
-    metric = model(tmp_path / "m", dims=len(shape)).double()
+    metric = model(tmp_path / "m", dims=len(shape), symmetric=False).double()
     fixed, moving = textured((2, 1, *shape)), textured((2, 1, *shape), seed=5)
     mask = half_mask(fixed.shape).double()
     cutter = PatchCutter(17, len(shape))
@@ -130,6 +131,27 @@ def test_patches_lie_where_there_is_contrast_and_stay_the_same() -> None:
     mask = torch.zeros_like(image)
     mask[..., :24, :] = 1
     assert cutter.chosen(image, mask, 50, 0)[0, :, 0].max() < 24
+
+
+@pytest.mark.parametrize("shape", [(30, 31), (22, 23, 24)])
+def test_patches_are_turned_by_symmetries(shape: tuple[int, ...]) -> None:
+    cutter = PatchCutter(17, len(shape))
+    image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    index = cutter.voxels(cutter.chosen(image, torch.ones_like(image), 40, 0), shape)
+    padded = cutter.padded(image)
+    plain, turned = cutter.cut(padded, index), cutter.cut(padded, cutter.turned(index, 0))
+    assert not torch.equal(plain, turned)
+    kinds = set()
+    for one, other in zip(plain[:, 0], turned[:, 0], strict=True):
+        ways = [
+            (axes, turns)
+            for axes in itertools.permutations(range(len(shape)))
+            for turns in itertools.product((0, 1), repeat=len(shape))
+            if torch.equal(one.permute(axes).flip([axis for axis, turn in enumerate(turns) if turn]), other)
+        ]
+        assert len(ways) == 1
+        kinds.update(ways)
+    assert len(kinds) > 4
 
 
 def test_pictures_for_a_model_of_volumes_are_refused(tmp_path: Path) -> None:
@@ -249,16 +271,20 @@ def test_the_loss_is_that_of_a_coin_for_a_network_that_says_nothing() -> None:
 
 def test_levels_are_not_coarser_than_the_metric_can_judge(tmp_path: Path) -> None:
     metric = model(tmp_path / "m", dims=2, spacings=(1.0,))
-    assert metric.coarsest(2) == 1.25
+    assert metric.coarsest(2, True) == metric.coarsest(2, False) == 1.25
     fixed = Image.of_array(smooth((64, 66))[0], 1.0)
-    level = {"steps": 2, "step": 0.5}
-    stage = {"transform": "rigid", "levels": [{"spacing": spacing, **level} for spacing in (4.0, 1.0)]}
-    start = {"start": "identity"}
-    plan = Schedule.checked({"stages": [{**stage, "metric": "patch_likelihood"}], **start})
-    found = register(fixed, fixed, metric, schedule=plan)
-    assert [round(each.spacing) for each in found.levels] == [1, 1]
-    other = register(fixed, fixed, schedule=Schedule.checked({"stages": [{**stage, "metric": "mse"}], **start}))
-    assert [round(each.spacing) for each in other.levels] == [4, 1]
+    level = {"steps": 2, "step": 0.5, "control_spacing": 16.0}
+
+    def spacings(kind: str, driver: str | PatchLikelihood) -> list[int]:
+        name = driver if isinstance(driver, str) else driver.name
+        levels = [{"spacing": spacing, **level} for spacing in (4.0, 1.0)]
+        stage = {"transform": kind, "metric": name, "levels": levels}
+        plan = Schedule.checked({"stages": [stage], "start": "identity"})
+        return [round(each.spacing) for each in register(fixed, fixed, driver, schedule=plan).levels]
+
+    assert spacings("control_grid", metric) == [1, 1]
+    assert spacings("control_grid", "mse") == [4, 1]
+    assert spacings("rigid", metric) == [1, 1]
     imse = load_metric("imse")
-    assert 2.0 < imse.coarsest(3) < 4.0
-    assert load_metric("mse").coarsest(3) == math.inf
+    assert 2.0 < imse.coarsest(3, False) < 4.0
+    assert imse.coarsest(3, True) == load_metric("mse").coarsest(3, False) == math.inf

@@ -149,12 +149,16 @@ class AbstractMetric(nn.Module, ABC):
         del spacing
         return self
 
-    def coarsest(self, dims: int) -> float:
-        """The largest voxel (mm; pixels for pictures without spacing) that it can judge images of so many axes by.
+    def coarsest(self, dims: int, linear: bool) -> float:
+        """The largest voxel (mm; pixels for pictures without spacing) that it can drive a registration by.
 
         Registrations do the levels of their plan that are coarser at this one. Most metrics know no such end.
+
+        Args:
+            dims: of the images.
+            linear: rigid to affine transforms, which cannot bend an image to what a metric misjudges; else deformations.
         """
-        del dims
+        del dims, linear
         return math.inf
 
     @final

@@ -100,8 +100,13 @@ class IndescribableSpatialEvaluator(LearnedMetric):
             self._dims.append(settings.dims)
             self._coarsest[settings.dims] = _largest_voxel(self.card)
 
-    def coarsest(self, dims: int) -> float:
-        """The largest voxel that the evaluator has seen: its recipe's spacing, enlarged as far as the recipe zooms."""
+    def coarsest(self, dims: int, linear: bool) -> float:
+        """Of deformations the largest voxel that the evaluator has seen: its recipe's spacing times its largest zoom.
+
+        Linear transforms are captured from farther away by coarser images than that.
+        """
+        if linear:
+            return math.inf
         return self._coarsest.get(dims, self._coarsest.get(2, math.inf))
 
     def network_for(self, dims: int) -> EvaluatorNetwork:

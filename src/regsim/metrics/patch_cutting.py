@@ -1,5 +1,6 @@
 """Which patches of an image are compared, and how they are cut from it."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -54,6 +55,26 @@ class PatchCutter:
         for axis, length in enumerate(shape):
             index = index * (length + self.side - 1) + centres[..., axis, None] + steps[axis].flatten()
         return index
+
+    def turned(self, index: torch.Tensor, seed: int) -> torch.Tensor:
+        """`voxels` with every patch mirrored and its axes exchanged at random, by any symmetry of the square (cube).
+
+        Both patches of a pair are read in the same order. What a network prefers in one direction then cancels over the
+        patches, as it has over its training, which turned every pair of patches so.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        orders = torch.stack(self._orders()).to(index.device)
+        which = torch.randint(len(orders), index.shape[:2], generator=generator).to(index.device)
+        return index.gather(2, orders[which])
+
+    def _orders(self) -> list[torch.Tensor]:
+        """For each symmetry, the order in which it reads the voxels of a patch."""
+        voxels = torch.arange(self.side**self.dims).reshape([self.side] * self.dims)
+        return [
+            voxels.permute(axes).flip([axis for axis, turn in enumerate(turns) if turn]).flatten()
+            for axes in itertools.permutations(range(self.dims))
+            for turns in itertools.product((False, True), repeat=self.dims)
+        ]
 
     def cut(self, padded: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """`(N * patches, 1, *patch)` of a padded image `(N, 1, *spatial)`."""

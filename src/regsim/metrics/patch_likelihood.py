@@ -61,6 +61,9 @@ class PatchLikelihood(LearnedMetric):
     flat regions or outside the mask, always the same for the same image. An optimiser therefore sees one function, smooth
     where the images are.
 
+    Each pair of patches is shown to the network mirrored and with its axes exchanged at random, both alike, as in its training
+    (where the model's `symmetric` says so): what a network prefers in one direction cancels.
+
     A model holds one network for each resolution of its training; `with_spacing` takes the nearest. A model for pictures
     compares volumes plane by plane, at most 12 planes across each axis.
 
@@ -117,8 +120,9 @@ class PatchLikelihood(LearnedMetric):
         other.spacing = math.prod(spacing) ** (1 / len(spacing))
         return other
 
-    def coarsest(self, dims: int) -> float:
+    def coarsest(self, dims: int, linear: bool) -> float:
         """A little above the coarsest resolution of the model."""
+        del linear
         return BEYOND * max(self.networks_for(dims).settings.spacings)
 
     def networks_for(self, dims: int) -> PatchNetworks:
@@ -149,6 +153,7 @@ class PatchLikelihood(LearnedMetric):
         image, weights = planes.cut(fixed), planes.cut(held)
         each = self.patches if planes.axis is None else max(1, -(-self.patches // len(planes.places)))
         index = cutter.voxels(cutter.chosen(image, weights, each, self.seed), image.shape[2:])
+        index = cutter.turned(index, self.seed) if self.networks_for(fixed.ndim - 2).settings.symmetric else index
         padded = cutter.padded(image)
         return _Part(planes, cutter, network, index, padded, cutter.cut(padded, index), cutter.padded(weights))
 

@@ -22,6 +22,7 @@ class PatchSettings(Settings):
         channels: of the three convolutions (5 and 3 voxels a side with steps of 2, then 3 voxels without steps).
         hidden: width of the dense layer.
         dropout: share of the dense layer's inputs that a training step leaves out.
+        symmetric: patches were mirrored and turned in training, and are when the networks are asked.
         spacings: of the images that each network was taught on, mm, coarse to fine; one network each.
     """
 
@@ -30,6 +31,7 @@ class PatchSettings(Settings):
     channels: tuple[int, int, int] = (16, 32, 64)
     hidden: int = Field(default=64, ge=1, le=LARGEST_WIDTH)
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    symmetric: bool = True
     spacings: tuple[float, ...] = Field(default=(2.0,), min_length=1, max_length=8)
 
     @property

@@ -178,7 +178,8 @@ class _Run:
         A level that is coarser than its metric can judge is done at the coarsest that it can.
         """
         metric = self._metric(name)
-        spacing = min(spacing, max(metric.coarsest(self.fixed.ndim), min(self.fixed.grid.spacing)))
+        coarsest = metric.coarsest(self.fixed.ndim, stage.transform in LINEAR)
+        spacing = min(spacing, max(coarsest, min(self.fixed.grid.spacing)))
         samples = stage.samples if stage.transform in LINEAR else None
         if isinstance(metric, FeatureMetric) and metric.before_warping:
             return self._feature_level(stage, name, metric, spacing, start)

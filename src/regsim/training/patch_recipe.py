@@ -88,6 +88,8 @@ class MultiShotRecipe(BaseRecipe):
             raise ValueError(
                 f"network.spacings {list(self.network.spacings)}: expected those of the shots, {list(wanted)}"
             )
+        if self.network.symmetric and not self.patches.symmetrise:
+            raise ValueError("network.symmetric needs patches.symmetrise: a network is asked as it was taught")
         if self.tested.dims != self.network.dims:
             raise ValueError(f"tested.dims {self.tested.dims} is not network.dims {self.network.dims}")
         own = PatchPairSettings.model_fields
