@@ -30,7 +30,7 @@ from regsim.evaluation.response import flanks, minima, responses
 from regsim.evaluation.surface import optimum
 from regsim.images import read_image
 from regsim.metrics import load_metric
-from regsim.metrics.checkpoint import Card, save_model
+from regsim.metrics.checkpoint import Card, read_card, save_model
 from regsim.metrics.patch_network import PatchNetwork, PatchNetworks, PatchSettings
 from regsim.misalign.patch_pairs import PatchPairMaker, PatchPairSettings
 from regsim.misalign.rough_pairs import ImagePair, image_pair
@@ -75,6 +75,14 @@ FIGURE_SPACING, FIGURE_STEPS = 2.0, 400
 PATCHES = 256
 POWELL = "nmi 60, Powell"
 TOP = 0.05
+# A fan has no room for patches of 68 mm.
+NEAR = (
+    "network.spacings=[3.0, 2.0]",
+    "shots.0.spacing=3.0",
+    "shots.1.spacing=3.0",
+    "shots.0.apart=20.0",
+    "shots.1.apart=20.0",
+)
 SLOW, SLOW_CASES = "patch, Powell", 6
 
 
@@ -187,17 +195,19 @@ def table1(table: Table, folder: Path, name: str, quick: bool) -> None:
 
 def changes(name: str, quick: bool) -> list[str]:
     """Of the recipe, for a set."""
+    near = list(NEAR) if name == "ultrasound" else []
     short = ["learning.steps=20", "learning.check_every=20"] if quick else []
-    return [f"name={RECIPE}-{name}", *short]
+    return [f"name={RECIPE}-{name}", *near, *short]
 
 
 def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     """How the test pairs are registered: all start from the identity."""
     grid = pair.fixed.grid
+    coarse = read_card(Path(model)).network["spacings"][0]
     metric = f"patch_likelihood:model={model},patches={PATCHES}"
     own = {
-        "patch, gradient": patch_plan(metric, "gradient"),
-        SLOW: patch_plan(metric, "powell"),
+        "patch, gradient": patch_plan(metric, "gradient", coarse),
+        SLOW: patch_plan(metric, "powell", coarse),
         POWELL: one_level("nmi:bins=60", max(2.0, min(grid.spacing))),
     }
     for other in ("mi", "nmi:bins=60", "mind"):
@@ -205,9 +215,9 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     return own
 
 
-def patch_plan(metric: str, optimiser: str) -> Schedule:
+def patch_plan(metric: str, optimiser: str, coarse: float = 4.0) -> Schedule:
     """Both resolutions of the model, coarse to fine."""
-    levels = [{"spacing": spacing, "steps": 60, "step": 0.25 * spacing} for spacing in (4.0, 2.0)]
+    levels = [{"spacing": spacing, "steps": 60, "step": 0.25 * spacing} for spacing in (coarse, 2.0)]
     stage = {"transform": "rigid", "metric": metric, "optimiser": optimiser, "levels": levels}
     return Schedule.checked({"stages": [stage], "start": "identity"})
 

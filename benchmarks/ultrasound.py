@@ -22,7 +22,7 @@ from regsim.prepare import gaussian
 from regsim.transforms import Affine, warp, write_transform
 
 SPACING = 2.0
-LEARNERS, REPEATS = 12, 2
+LEARNERS, REPEATS = 12, 1
 SHIFT, ANGLE = (1.0, 12.0), 0.2
 BRAIN = 500
 T1 = {

@@ -142,9 +142,9 @@ def pair_of_contrasts(name: str, dims: int, shift: int) -> tuple[torch.Tensor, t
 
 
 def shifted_brain(dims: int, shift: int, contrast: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The bundled brain's T1 and another contrast, 2 mm, cut from the middle, `shift` voxels apart along the last axis."""
+    """The bundled brain's T1 and another contrast, 2 mm, 84 or 48 voxels a side, `shift` voxels apart along the last axis."""
     images = [rescaled(coarser(brain(each), 2.0)).data[0].double() for each in ("t1", contrast)]
-    size = 56 if dims == 2 else 48
+    size = 84 if dims == 2 else 48
     first = [(n - size) // 2 for n in images[0].shape]
     cut = [slice(at, at + size) for at in first]
     fixed, moving = images[0][tuple(cut)], images[1][cut[0], cut[1], first[2] + shift : first[2] + shift + size]

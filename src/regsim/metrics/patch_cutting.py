@@ -64,8 +64,8 @@ class PatchCutter:
         """
         generator = torch.Generator().manual_seed(seed)
         orders = torch.stack(self._orders()).to(index.device)
-        which = torch.randint(len(orders), index.shape[:2], generator=generator).to(index.device)
-        return index.gather(2, orders[which])
+        which = torch.randint(len(orders), index.shape[1:2], generator=generator).to(index.device)
+        return index.gather(2, orders[which].expand_as(index))
 
     def _orders(self) -> list[torch.Tensor]:
         """For each symmetry, the order in which it reads the voxels of a patch."""

@@ -145,7 +145,14 @@ class PatchPairMaker:
         groups = min(PAIRS_AT_ONCE, count, len(self.grounds))
         chosen = torch.randperm(len(self.grounds), generator=generator)[:groups].tolist()
         sizes = [count // groups + (place < count % groups) for place in range(groups)]
-        parts = [self._of(number, size, generator) for number, size in zip(chosen, sizes, strict=True)]
+        parts, problem = [], None
+        for number, size in zip(chosen, sizes, strict=True):
+            try:
+                parts.append(self._of(number, size, generator))
+            except InputError as found:  # the others go on
+                problem = found
+        if problem is not None and not parts:
+            raise problem
         fixed, moving, same, shift, pair = (torch.cat(each) for each in zip(*parts, strict=True))
         if self.settings.appearance:
             fixed, moving = self.chain(fixed, generator), self.chain(moving, generator)
