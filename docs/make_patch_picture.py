@@ -13,7 +13,7 @@ from regsim.evaluation.shot_rows import read_shots
 
 HERE = Path(__file__).parent
 TARGET, SHOTS = HERE / "images" / "patch-likelihood.png", HERE / "patch-likelihood" / "shots.json"
-SET = "flair"
+SET = "t1t2"
 SHOWN = {"patch, gradient": "patch", "nmi 60, Powell": "nmi,\nPowell", "mi": "mi", "mind": "mind"}
 
 
@@ -56,6 +56,10 @@ def main() -> None:
     axes[2].axhline(2.0, color="#c4cbd2")
     axes[2].set(xticks=range(len(SHOWN)), xticklabels=SHOWN.values(), yscale="log", ylabel="true error, mm",
                 title=f"unseen people ({NAMES[SET]})")  # fmt: skip
+    for axis in axes[1:]:
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="y", which="minor", labelsize=7)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
