@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -251,7 +252,8 @@ def test_a_run_that_ends_in_the_middle_goes_on(way: str, listed: Path, command: 
     call = ["register", "--pairs", str(listed), "-o", str(out), "--workers", "2", *map(str, QUICK)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start = [sys.executable, "-m", "regsim", *call]
-    with subprocess.Popen(start, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    with subprocess.Popen(start, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         while process.poll() is None and not stamps(out):
             time.sleep(0.01)
         process.send_signal(getattr(signal, way))

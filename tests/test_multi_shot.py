@@ -13,6 +13,8 @@ from regsim.images.image import Image
 from regsim.images.io import write_image
 from regsim.metrics import load_metric
 from regsim.metrics.checkpoint import read_card
+from regsim.training.patch_recipe import MultiShotRecipe
+from regsim.training.recipe import load_recipe, recipe_names
 from regsim.transforms import Rigid, read_transform, warp
 
 from .conftest import Command
@@ -89,7 +91,7 @@ def test_a_small_training_from_end_to_end(command: Command, tmp_path: Path) -> N
     shots = json.loads((folder / "shots.json").read_text())["shots"]
     assert [shot["spacing"] for shot in shots] == [2.0, 1.0]
     assert {answer["motion"] for answer in shots[0]["responses"]} == {"shift in x", "shift in y", "turn"}
-    assert "Shot by shot" in (folder / "report.html").read_text()
+    assert "Shot by shot" in (folder / "report.html").read_text(encoding="utf-8")
     card = read_card(folder)
     assert set(card.subjects.train) | set(card.subjects.validation) == {f"person{n}/pair{n}" for n in range(3)}
     metric = load_metric("patch_likelihood", model=str(folder))
@@ -105,7 +107,6 @@ def test_a_training_that_was_stopped_goes_on_with_the_shot_it_was_at(
 ) -> None:
     from regsim.applications import multi_shot
     from regsim.applications.train import TrainRequest, train_model
-    from regsim.training.recipe import load_recipe
 
     pairs = written(tmp_path / "data")
     request = TrainRequest(load_recipe("patch-likelihood-multishot", SETTINGS), pairs=pairs)
@@ -184,3 +185,12 @@ def test_a_pair_without_overlap_is_left_out(tmp_path: Path, command: Command) ->
     found = {row["name"]: row for row in rows_of(tmp_path / "model" / "pairs.csv")}
     assert found["far"]["part"] == "left out"
     assert "no contrast" in found["far"]["why"]
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("patch-likelihood")])
+def test_recipes_hold_together(name: str) -> None:
+    recipe = load_recipe(name)
+    assert isinstance(recipe, MultiShotRecipe)
+    dithers = [shot.dither for shot in recipe.shots]
+    assert dithers == sorted(dithers, reverse=True)
+    assert recipe.finest == recipe.source.spacing
