@@ -50,9 +50,8 @@ from benchmarks.imse_data import (
 from benchmarks.rows import Row, Table, read_rows, write_machine
 from regsim.applications.translate import HISTOGRAM, translated
 from regsim.evaluation.accuracy import true_errors
-from regsim.evaluation.response import minima
 from regsim.evaluation.statistics import interval, spearman
-from regsim.evaluation.surface import optimum
+from regsim.evaluation.surface import minima, optimum
 from regsim.evaluation.translation import compare_translation
 from regsim.images import Image
 from regsim.metrics import AbstractMetric, load_metric

@@ -26,8 +26,8 @@ from benchmarks.ultrasound import ultrasound_judges, write_ultrasound
 from regsim.applications.train import TrainRequest, train_model
 from regsim.errors import RegsimError
 from regsim.evaluation.accuracy import best_rigid, foreground_points, true_errors
-from regsim.evaluation.response import flanks, minima, responses
-from regsim.evaluation.surface import optimum
+from regsim.evaluation.response import responses
+from regsim.evaluation.surface import flanks, minima, optimum
 from regsim.images import read_image
 from regsim.metrics import load_metric
 from regsim.metrics.checkpoint import Card, read_card, save_model
@@ -207,6 +207,9 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     metric = f"patch_likelihood:model={model},patches={PATCHES}"
     own = {
         "patch, gradient": patch_plan(metric, "gradient", coarse),
+        "patch, the driver's plan": schedule_for(
+            "rigid", grid, metric, start="identity", finest=max(2.0, min(grid.spacing))
+        ),
         SLOW: patch_plan(metric, "powell", coarse),
         POWELL: one_level("nmi:bins=60", max(2.0, min(grid.spacing))),
     }
@@ -287,23 +290,6 @@ def paired(gaps: dict[str, float]) -> tuple[float, int, float]:
     if len(every) < 2 or not every.any():
         return 1.0, len(people), effect
     return float(wilcoxon(every).pvalue), len(people), effect
-
-
-def holm(values: list[float]) -> list[float]:
-    """p values corrected for how many there are.
-
-    References:
-        Holm 1979, A simple sequentially rejective multiple test procedure.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(values)
-    corrected, largest = [0.0] * len(values), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
-        corrected[int(place)] = round(largest, 12)
-    return corrected
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.imse_page import DOCS, filled, short, table
-from benchmarks.multi_shot import ARMS, POWELL, SETS, SUCCESS, figure_of, holm, paired
+from benchmarks.multi_shot import ARMS, POWELL, SETS, SUCCESS, figure_of, paired
 from benchmarks.rows import Row, read_rows
+from regsim.evaluation.statistics import holm
 
 PAGE, ROWS = DOCS / "patch-likelihood.md", DOCS / "patch-likelihood" / "multi_shot.csv"
 NAMES = {

@@ -15,7 +15,7 @@ from benchmarks.imse_page import PAGE, Measured, written
 from benchmarks.rows import Table
 from regsim.errors import InputError
 from regsim.evaluation.accuracy import true_errors
-from regsim.evaluation.response import minima
+from regsim.evaluation.surface import minima
 from regsim.images.examples import brain
 from regsim.prepare import coarser
 from regsim.training.recipe import load_recipe

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.multi_shot import RECIPE, answer, changes, errors, figure_of, holm, paired
+from benchmarks.multi_shot import RECIPE, answer, changes, errors, figure_of, paired
 from benchmarks.multi_shot_page import PAGE, rows_of, written
 from benchmarks.rough_pairs import ANGLE, SHIFT, gradient_magnitude, misalignment, moved
+from regsim.evaluation.statistics import holm
 from regsim.images.examples import brain
 from regsim.prepare import coarser
 from regsim.training.patch_recipe import MultiShotRecipe

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from regsim.evaluation.response import flanks, minima, responses
+from regsim.evaluation.response import responses
+from regsim.evaluation.surface import flanks, minima
 from regsim.images.image import Image
 from regsim.metrics import load_metric
 from regsim.transforms import Rigid

@@ -91,8 +91,8 @@ class MultiShotJob(TrainingJob):
         starts: dict[str, Transform],
     ):
         names = {subject.name for subject in parts.train}
-        self.learners = [pair for pair in images if pair.subject.name in names]
-        self.checked = [pair for pair in images if pair.subject.name not in names]
+        self.learners = [pair for pair in images if pair.full_name in names]
+        self.checked = [pair for pair in images if pair.full_name not in names]
         self.rows, self.starts = list(rows), starts
         super().__init__(request, parts, folder)
 
@@ -188,13 +188,14 @@ class MultiShotJob(TrainingJob):
         answering = [(pair.fixed, pair.moving, alignments[pair.name]) for pair in (self.checked or self.learners)]
         answers = responses(metric, answering[:ANSWERING], shot.spacing)
         found, moved, why = self._registered(shot, metric, alignments)
-        checks = [row.check["accuracy"] for row in trained.curves if "accuracy" in row.check]
+        kept = {best.step for best in trained.best}
+        accuracy = next((row.check["accuracy"] for row in trained.curves if row.step in kept), None)
         row = ShotRow(
             number=number + 1,
             spacing=shot.spacing,
             dither=shot.dither,
             unit=self.learners[0].fixed.grid.unit,
-            accuracy=max(checks, default=None),
+            accuracy=accuracy,
             moved=median([moved[pair.name] for pair in self.learners]),
             kept=len(why),
             seconds=trained.seconds,
@@ -227,7 +228,7 @@ class MultiShotJob(TrainingJob):
     def _write(self, states: Sequence[ShotState], curves: Sequence[CurveRow], alignments: Alignments) -> None:
         """Curves, shots, pairs, and where each pair ended."""
         write_curves(curves, self.work)
-        write_text(self.work / SHOTS, ShotRows(shots=tuple(state.row for state in states)).model_dump_json(indent=1))
+        write_text(self.work / SHOTS, ShotRows(shots=tuple(state.row for state in states)).model_dump_json())
         rows = []
         for pair in self.images:
             moved = tuple(None if state.row.skipped else state.moved[pair.name] for state in states)

@@ -5,20 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from regsim.errors import GridError
-from regsim.evaluation.surface import optimum
+from regsim.evaluation.surface import Array, flanks, minima, optimum
 from regsim.images.image import Image
 from regsim.metrics import AbstractMetric
 from regsim.prepare import coarser, rescaled
 from regsim.registration.level import Level
 from regsim.transforms.base import Transform
 from regsim.transforms.linear import Rigid
-
-Array = npt.NDArray[np.float64]
-DEPTH = 0.03
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class Response:
 
     @property
     def modes(self) -> int:
-        """How many minima, `DEPTH` of the range deep at least; a minimum at an end counts."""
+        """How many minima; see `surface.minima`."""
         return minima(self.costs)
 
 
@@ -105,44 +101,3 @@ def _cost(level: Level, way: Transform, axis: int, at: float) -> float:
         return float(level.cost(mapped.float()))
     except GridError:
         return math.nan
-
-
-def minima(values: Array, depth: float = DEPTH) -> int:
-    """Local minima, ends too, that lie at least `depth` of the range below the ridges beside them.
-
-    >>> minima(np.array([3.0, 2.0, 1.0, 2.0, 1.5, 3.0])), minima(np.array([3.0, 1.0, 2.0]))
-    (2, 1)
-    """
-    least = depth * float(values.max() - values.min())
-    found, low, high, falling = 0, float(values[0]), float(values[0]), True
-    for value in (float(each) for each in values[1:]):
-        if falling:
-            low = min(low, value)
-            if value > low + least:
-                found, high, falling = found + 1, value, False
-        else:
-            high = max(high, value)
-            if value < high - least:
-                low, falling = value, True
-    return found + (1 if falling and low < float(values[0]) - least else 0)
-
-
-def flanks(places: Array, values: Array, height: float = 0.5) -> float:
-    """Distance of the flanks around the lowest value, at a share of the height of the lower end; the whole line if it is flat.
-
-    >>> flanks(np.arange(5.0), np.array([2.0, 1.0, 0.0, 1.0, 2.0]))
-    2.0
-    """
-    best = int(values.argmin())
-    lowest, end = float(values[best]), min(float(values[0]), float(values[-1]))
-    half = lowest + height * (end - lowest)
-    ends = []
-    for way in (-1, 1):
-        at = best
-        while 0 <= at + way < len(values) and values[at] < half:
-            at += way
-        before = at - way
-        rise = float(values[at] - values[before]) if 0 <= before < len(values) and at != best else 0.0
-        share = (half - float(values[before])) / rise if rise > 0 else 1.0
-        ends.append(float(places[before] + share * (places[at] - places[before])) if at != best else float(places[at]))
-    return abs(ends[1] - ends[0])

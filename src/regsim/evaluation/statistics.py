@@ -101,3 +101,20 @@ def equivalence(first: Array, second: Array, margin: float) -> Equivalence:
     above, below = student.sf((mean + margin) / error, free), student.cdf((mean - margin) / error, free)
     reach = float(student.ppf(0.95, free)) * error
     return Equivalence(mean, (mean - reach, mean + reach), float(max(above, below)))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for how many there are.
+
+    References:
+        Holm 1979, A simple sequentially rejective multiple test procedure.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(values)
+    corrected, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[int(place)] = round(largest, 12)
+    return corrected

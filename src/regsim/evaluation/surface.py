@@ -1,10 +1,11 @@
-"""What a surface of costs says: minima, capture range, the paper's delta, the place of an optimum between samples."""
+"""What a surface or a line of costs says: minima, capture range, the paper's delta, where an optimum lies and how wide it is."""
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 TOLERANCE = 1e-4
+DEPTH = 0.03
 
 
 def local_minima(costs: Array, tolerance: float = TOLERANCE) -> list[tuple[int, int]]:
@@ -100,3 +101,44 @@ def optimum(amounts: Array, costs: Array) -> float:
     curve = before - 2 * at + after
     share = 0.5 * (before - after) / curve if curve > 0 else 0.0
     return float(amounts[best] + share * (amounts[1] - amounts[0]))
+
+
+def minima(values: Array, depth: float = DEPTH) -> int:
+    """Local minima, ends too, that lie at least `depth` of the range below the ridges beside them.
+
+    >>> minima(np.array([3.0, 2.0, 1.0, 2.0, 1.5, 3.0])), minima(np.array([3.0, 1.0, 2.0]))
+    (2, 1)
+    """
+    least = depth * float(values.max() - values.min())
+    found, low, high, falling = 0, float(values[0]), float(values[0]), True
+    for value in (float(each) for each in values[1:]):
+        if falling:
+            low = min(low, value)
+            if value > low + least:
+                found, high, falling = found + 1, value, False
+        else:
+            high = max(high, value)
+            if value < high - least:
+                low, falling = value, True
+    return found + (1 if falling and low < float(values[0]) - least else 0)
+
+
+def flanks(places: Array, values: Array, height: float = 0.5) -> float:
+    """Distance of the flanks around the lowest value, at a share of the height of the lower end; the whole line if it is flat.
+
+    >>> flanks(np.arange(5.0), np.array([2.0, 1.0, 0.0, 1.0, 2.0]))
+    2.0
+    """
+    best = int(values.argmin())
+    lowest, end = float(values[best]), min(float(values[0]), float(values[-1]))
+    half = lowest + height * (end - lowest)
+    ends = []
+    for way in (-1, 1):
+        at = best
+        while 0 <= at + way < len(values) and values[at] < half:
+            at += way
+        before = at - way
+        rise = float(values[at] - values[before]) if 0 <= before < len(values) and at != best else 0.0
+        share = (half - float(values[before])) / rise if rise > 0 else 1.0
+        ends.append(float(places[before] + share * (places[at] - places[before])) if at != best else float(places[at]))
+    return abs(ends[1] - ends[0])

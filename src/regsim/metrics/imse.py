@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import torch
 
-from regsim.errors import InputError, SettingsError
+from regsim.errors import SettingsError
 from regsim.metrics.base import combine
 from regsim.metrics.checkpoint import Card
 from regsim.metrics.evaluator_network import EvaluatorNetwork, EvaluatorSettings
-from regsim.metrics.learned import LearnedMetric, load_network
+from regsim.metrics.learned import LearnedMetric, dims_for, load_network
 from regsim.metrics.networks import CHANNELS_LAST
 from regsim.metrics.planes import Planes, planes_for
 
@@ -91,13 +91,11 @@ class IndescribableSpatialEvaluator(LearnedMetric):
         if reference not in REFERENCES:
             raise SettingsError(f"imse: reference is 'fixed', 'moving' or 'both', got '{reference}'")
         self.model, self.reference = model, reference
-        self._dims: list[int] = []
         self._coarsest: dict[int, float] = {}
         for name in MODELS.values() if model == "auto" else (model,):
             network, settings, self.card = load_network(name, self.name, EvaluatorSettings, EvaluatorNetwork)
             network = network.to(memory_format=CHANNELS_LAST[settings.dims + 2])  # type: ignore[call-overload]
             self.add_module(f"network_{settings.dims}", network)
-            self._dims.append(settings.dims)
             self._coarsest[settings.dims] = _largest_voxel(self.card)
 
     def coarsest(self, dims: int, linear: bool) -> float:
@@ -105,9 +103,7 @@ class IndescribableSpatialEvaluator(LearnedMetric):
 
         Linear transforms are captured from farther away by coarser images than that.
         """
-        if linear:
-            return math.inf
-        return self._coarsest.get(dims, self._coarsest.get(2, math.inf))
+        return math.inf if linear else self._coarsest[dims_for(self._coarsest, dims, self.name)]
 
     def network_for(self, dims: int) -> EvaluatorNetwork:
         """The evaluator for images of so many axes: of their own number, else one for pictures.
@@ -115,10 +111,7 @@ class IndescribableSpatialEvaluator(LearnedMetric):
         Raises:
             InputError: pictures, and a model for volumes.
         """
-        chosen = dims if dims in self._dims else 2
-        if chosen not in self._dims:
-            raise InputError(f"{self.name}: its model is for volumes, the images are pictures")
-        network = self._modules[f"network_{chosen}"]
+        network = self._modules[f"network_{dims_for(self._coarsest, dims, self.name)}"]
         assert isinstance(network, EvaluatorNetwork)
         return network
 

@@ -1,6 +1,6 @@
 """What learned metrics share: they come from a model folder, and planes of volumes go through networks for pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -55,6 +55,21 @@ def load_network(
     network.requires_grad_(False)
     network.eval()
     return network, chosen, card
+
+
+def dims_for(known: Collection[int], dims: int, name: str) -> int:
+    """Which of a metric's networks serves images of `dims` axes: one of their own number, else that for pictures, plane by plane.
+
+    Raises:
+        InputError: pictures, and a network for volumes alone.
+
+    >>> dims_for((2, 3), 3, "imse"), dims_for((2,), 3, "imse")
+    (3, 2)
+    """
+    chosen = dims if dims in known else 2
+    if chosen not in known:
+        raise InputError(f"{name}: its model is for volumes, the images are pictures")
+    return chosen
 
 
 def planes_of(volume: torch.Tensor, axis: int, places: Sequence[int]) -> torch.Tensor:

@@ -8,9 +8,9 @@ from typing import ClassVar, Self
 import torch
 import torch.nn.functional as F
 
-from regsim.errors import InputError, SettingsError
+from regsim.errors import SettingsError
 from regsim.metrics.base import combine
-from regsim.metrics.learned import LearnedMetric, load_network
+from regsim.metrics.learned import LearnedMetric, dims_for, load_network
 from regsim.metrics.patch_cutting import PatchCutter
 from regsim.metrics.patch_network import PatchNetwork, PatchNetworks, PatchSettings
 from regsim.metrics.planes import Planes, planes_for
@@ -131,29 +131,23 @@ class PatchLikelihood(LearnedMetric):
         Raises:
             InputError: pictures, and a model for volumes.
         """
-        chosen = dims if dims in self._dims else 2
-        if chosen not in self._dims:
-            raise InputError(f"{self.name}: its model is for volumes, the images are pictures")
-        networks = self._modules[f"networks_{chosen}"]
+        networks = self._modules[f"networks_{dims_for(self._dims, dims, self.name)}"]
         assert isinstance(networks, PatchNetworks)
         return networks
 
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
         held = torch.ones_like(fixed) if weights is None else weights.expand_as(fixed)
         networks = self.networks_for(fixed.ndim - 2)
-        network = networks.nearest(self.spacing or None)
-        cutter = PatchCutter(networks.settings.patch, networks.settings.dims)
         sets = planes_for(fixed.shape[2:], networks.settings.dims, self.name)
-        return _State(weights, [self._part(planes, fixed, held, cutter, network) for planes in sets])
+        return _State(weights, [self._part(planes, fixed, held, networks) for planes in sets])
 
-    def _part(
-        self, planes: Planes, fixed: torch.Tensor, held: torch.Tensor, cutter: PatchCutter, network: PatchNetwork
-    ) -> _Part:
+    def _part(self, planes: Planes, fixed: torch.Tensor, held: torch.Tensor, networks: PatchNetworks) -> _Part:
         """Choose the patches of each plane, and cut the fixed ones."""
-        image, weights = planes.cut(fixed), planes.cut(held)
+        settings, network = networks.settings, networks.nearest(self.spacing or None)
+        cutter, image, weights = PatchCutter(settings.patch, settings.dims), planes.cut(fixed), planes.cut(held)
         each = self.patches if planes.axis is None else max(1, -(-self.patches // len(planes.places)))
         index = cutter.voxels(cutter.chosen(image, weights, each, self.seed), image.shape[2:])
-        index = cutter.turned(index, self.seed) if self.networks_for(fixed.ndim - 2).settings.symmetric else index
+        index = cutter.turned(index, self.seed) if settings.symmetric else index
         padded = cutter.padded(image)
         return _Part(planes, cutter, network, index, padded, cutter.cut(padded, index), cutter.padded(weights))
 

@@ -145,7 +145,8 @@ class PatchPairMaker:
         groups = min(PAIRS_AT_ONCE, count, len(self.grounds))
         chosen = torch.randperm(len(self.grounds), generator=generator)[:groups].tolist()
         sizes = [count // groups + (place < count % groups) for place in range(groups)]
-        parts, problem = [], None
+        parts: list[tuple[torch.Tensor, ...]] = []
+        problem = None
         for number, size in zip(chosen, sizes, strict=True):
             try:
                 parts.append(self._of(number, size, generator))

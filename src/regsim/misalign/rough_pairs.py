@@ -33,13 +33,18 @@ class ImagePair:
     licence: str = ""
 
     @property
+    def full_name(self) -> str:
+        """Of the person and the pair, as subjects are called."""
+        return f"{self.person}/{self.name}"
+
+    @property
     def subject(self) -> Subject:
         """The same as a subject with two "contrasts", fixed and moving."""
         images = {"fixed": self.fixed.data[0], "moving": self.moving.data[0]}
         if self.fixed.ndim == 2:
             images = {name: image[None] for name, image in images.items()}
         seen = foreground(replace(self.fixed, mask=None)).reshape(images["fixed"].shape)
-        return Subject(f"{self.person}/{self.name}", images, None, seen, data_set=self.data_set, licence=self.licence)
+        return Subject(self.full_name, images, None, seen, data_set=self.data_set, licence=self.licence)
 
     def rough(self, spacing: float, transform: Transform | None = None) -> RoughPair:
         """As patches are cut from it: at a spacing, the moving image carried by a transform."""
