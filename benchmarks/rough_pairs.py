@@ -1,15 +1,17 @@
 """Roughly aligned pairs with a truth that only the benchmark knows: aligned scans, one of them moved by its header alone.
 
     python -m benchmarks.rough_pairs OUT [--set t1t2|flair|gradient|ship|pictures ...] [--seed 0]
+    python -m benchmarks.rough_pairs OUT --set ship --ended MODEL
 
 writes, for each set, `OUT/SET/pairs.csv` (what `regsim train patch-likelihood-multishot --pairs` learns from), the moved scans,
 and `OUT/SET/known/NAME.txt`, the transforms that align them. Nothing is resampled: the moving scan's origin and directions
 are turned and shifted.
+
+`--ended`: how far the pairs of a written set were from the truth, and how far a model that learnt from them has left them.
 """
 
 import argparse
 import csv
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.imse_data import place
+from regsim.evaluation.accuracy import foreground_points, true_errors
 from regsim.images import Grid, Image, read_image, write_image
 from regsim.prepare import coarser, rescaled, smoothed
 from regsim.transforms import Affine, Rigid, Transform, read_transform, warp, write_transform
@@ -244,9 +247,18 @@ def known_of(folder: Path, name: str) -> Transform:
     return read_transform(folder / "known" / f"{name}.txt")
 
 
-def degrees(matrix: torch.Tensor) -> float:
-    """The angle of a rotation."""
-    return math.degrees(math.acos(min(1.0, max(-1.0, (float(matrix.trace()) - 1) / 2))))
+def ended(folder: Path, model: Path) -> list[tuple[float, float]]:
+    """For each pair of a written set that the model's training used: the true mean error over the head before and after."""
+    found = []
+    with (folder / "pairs.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            path = model / "transforms" / f"{row['name']}.txt"
+            if path.exists():
+                points = foreground_points(read_image(row["fixed"]))[::5]
+                known, way = known_of(folder, row["name"]), read_transform(path)
+                still = Rigid(known.ndim)
+                found.append(tuple(float(true_errors(each, known, points).mean()) for each in (still, way)))
+    return found
 
 
 def main() -> None:
@@ -255,7 +267,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--set", action="append", choices=(*REPEATS, PICTURES), dest="sets")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ended", type=Path, metavar="MODEL", help="a model's folder, as its training left it")
     asked = parser.parse_args()
+    if asked.ended is not None:
+        for name in asked.sets or (*REPEATS, PICTURES):
+            before, after = np.array(ended(asked.folder / name, asked.ended)).T
+            print(
+                f"{name}: {len(after)} pairs, median {np.median(before):.1f} -> {np.median(after):.2f}, most {after.max():.2f}"
+            )
+        return
     for name in asked.sets or (*REPEATS, PICTURES):
         write = write_pictures if name == PICTURES else partial(write_set, name)
         print(write(asked.folder, asked.seed))

@@ -57,9 +57,8 @@ def main() -> None:
     axes[2].set(xticks=range(len(SHOWN)), xticklabels=SHOWN.values(), yscale="log", ylabel="true error, mm",
                 title=f"unseen people ({NAMES[SET]})")  # fmt: skip
     for axis in axes[1:]:
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="y", which="minor", labelsize=7)
+        axis.set_yticks([0.2, 0.5, 1, 2, 5, 10, 20], labels=["0.2", "0.5", "1", "2", "5", "10", "20"])
+        axis.set_yticks([], minor=True)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
