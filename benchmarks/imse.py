@@ -50,6 +50,7 @@ from benchmarks.imse_data import (
 from benchmarks.rows import Row, Table, read_rows, write_machine
 from regsim.applications.translate import HISTOGRAM, translated
 from regsim.evaluation.accuracy import true_errors
+from regsim.evaluation.response import cost_away
 from regsim.evaluation.statistics import interval, spearman
 from regsim.evaluation.surface import minima, optimum
 from regsim.evaluation.translation import compare_translation
@@ -122,21 +123,13 @@ def _response(metric: AbstractMetric, subject: object, other: str, axis: str, di
     reach = REACH["turn" if axis == "turn" else "shift"]
     coarse = np.arange(-reach, reach + 1e-6, 2.0)
     fine = np.arange(-1.5, 1.51, 0.25)
-    cost = {float(at): _cost_at(level, axis, float(at), spacing) for at in sorted({*coarse.tolist(), *fine.tolist()})}
+    number, unit = (dims, 1.0) if axis == "turn" else ("xyz".index(axis), spacing)
+    still = Rigid(dims, level.grid.centre)
+    cost = {at: cost_away(level, still, number, at * unit) for at in sorted({*coarse.tolist(), *fine.tolist()})}
     values = np.array([cost[float(at)] for at in coarse])
     lowest = min(cost, key=lambda at: cost[at])
     offset = optimum(fine, np.array([cost[float(at)] for at in fine])) if abs(lowest) <= 1.5 else lowest
     return {"minima": minima(values), "offset": abs(float(offset))}
-
-
-@torch.no_grad()
-def _cost_at(level: Level, axis: str, at: float, spacing: float) -> float:
-    moved = Rigid(level.fixed.ndim, level.fixed.grid.centre)
-    if axis == "turn":
-        moved.rotation.view(-1)[-1] = np.deg2rad(at)
-    else:
-        moved.translation["xyz".index(axis)] = at * spacing
-    return float(level.cost(level.mapping(moved)()))
 
 
 def plan_for(spec: str, goal: Goal, image: Image) -> Schedule:

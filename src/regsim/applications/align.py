@@ -28,8 +28,6 @@ from regsim.images.formats import PICTURES, ending
 from regsim.images.image import Image
 from regsim.images.io import eight_bit, write_image
 from regsim.metrics import REGISTRY, AbstractMetric, usable_metrics
-from regsim.metrics.features import FeatureMetric
-from regsim.metrics.imse import IndescribableSpatialEvaluator
 from regsim.metrics.names import is_model, label_of
 from regsim.output import (
     PART,
@@ -57,7 +55,6 @@ LAST_GOOD = "last_good_transform.h5"
 CHECKED = "registration_error"
 CHECK_FOLDER = "check"
 STALE = (LAST_GOOD, "displacement.nii.gz", "learn2reg.nii.gz", "warped.*", "views.npz", "run.json", "transform.h5")
-SLOW = (FeatureMetric, IndescribableSpatialEvaluator)
 
 
 @dataclass(frozen=True)
@@ -256,7 +253,7 @@ def _changes(
 ) -> list[MetricChange]:
     # Over all voxels, air too, an expected error says little; the check gives it over the anatomy. Features of every voxel
     # and an evaluator's predictions take seconds, and gigabytes, at 1 mm: for those who ask.
-    usable = [name for name in usable_metrics() if not issubclass(REGISTRY[name], SLOW)]
+    usable = [name for name in usable_metrics() if not REGISTRY[name].costly]
     specs = [name for name in usable if name != CHECKED]
     specs += [spec for spec in dict.fromkeys(driving) if is_model(spec) or label_of(spec) not in usable]
     first, last = score(fixed, moving, specs, before), score(fixed, moving, specs, found.transform)

@@ -82,14 +82,23 @@ def responses(
         name = f"shift in {'xyz'[axis]}" if axis < ndim else "turn"
         if only and name != only:
             continue
-        rows = [[_cost(level, way, axis, float(at * largest)) for at in amounts] for level, way in levels]
+        rows = [[cost_away(level, way, axis, float(at * largest)) for at in amounts] for level, way in levels]
         mean = np.nanmean(np.array(rows), axis=0) if rows else np.zeros_like(amounts)
         found.append(Response(name, amounts * largest, np.where(np.isfinite(mean), mean, np.nanmax(mean))))
     return found
 
 
-def _cost(level: Level, way: Transform, axis: int, at: float) -> float:
-    """With the mapped points shifted, or the fixed points turned about the grid's centre."""
+@torch.no_grad()
+def cost_away(level: Level, way: Transform, axis: int, at: float) -> float:
+    """The cost of a pair that lies as `way` says, moved by one known amount; NaN where it loses its overlap.
+
+    Args:
+        level: what is compared.
+        way: from fixed to moving points.
+        axis: 0, 1, 2: mapped points are shifted along x, y, z by `at` (physical units); the number of axes: fixed points are
+            turned about the grid's centre by `at` degrees (in 3-D about z).
+        at: how far.
+    """
     away = Rigid(level.fixed.ndim, level.grid.centre)
     if axis < level.fixed.ndim:
         away.translation[axis] = at

@@ -52,6 +52,7 @@ class AbstractMetric(nn.Module, ABC):
     - `has_map`: `map` exists.
     - `pointwise`: voxels are compared one by one, wherever they lie, so any sample of them will do.
     - `joint`: channels mean different things and are compared together; else each by itself, and the values averaged.
+    - `costly`: takes seconds, and gigabytes, at 1 mm; a registration's page shows it only where it drove.
     - `needs`: what the user must give before it can be used at all ("" where it works by its name alone).
     """
 
@@ -67,6 +68,7 @@ class AbstractMetric(nn.Module, ABC):
     has_map: ClassVar[bool] = False
     pointwise: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    costly: ClassVar[bool] = False
     needs: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: object) -> None:

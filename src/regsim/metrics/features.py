@@ -43,6 +43,7 @@ class FeatureMetric(LearnedMetric):
     in place of taking them anew from every warped image.
     """
 
+    costly: ClassVar[bool] = True
     before_warping: bool = False
     matching: bool = False
 

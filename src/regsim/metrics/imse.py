@@ -85,6 +85,7 @@ class IndescribableSpatialEvaluator(LearnedMetric):
     multimodal = True
     expects = "unit"
     has_map = True
+    costly = True
 
     def __init__(self, model: str = "auto", reference: str = "fixed"):
         super().__init__()
