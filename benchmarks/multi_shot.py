@@ -72,7 +72,7 @@ ARMS: dict[str, dict[str, object]] = {
     "dither 16": {"dither": 16.0},
 }
 FIGURE_SPACING, FIGURE_STEPS = 2.0, 400
-PATCHES = 256
+PATCHES, MANY = 256, 2048
 POWELL = "nmi 60, Powell"
 TOP = 0.05
 # A fan has no room for patches of 68 mm.
@@ -206,11 +206,11 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     coarse = read_card(Path(model)).network["spacings"][0]
     metric = f"patch_likelihood:model={model},patches={PATCHES}"
     own = {
-        "patch, gradient": patch_plan(metric, "gradient", coarse),
+        "patch, gradient": patch_plan(model, "gradient", coarse),
         "patch, the driver's plan": schedule_for(
             "rigid", grid, metric, start="identity", finest=max(2.0, min(grid.spacing))
         ),
-        SLOW: patch_plan(metric, "powell", coarse),
+        SLOW: patch_plan(model, "powell", coarse),
         POWELL: one_level("nmi:bins=60", max(2.0, min(grid.spacing))),
     }
     for other in ("mi", "nmi:bins=60", "mind"):
@@ -218,9 +218,15 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     return own
 
 
-def patch_plan(metric: str, optimiser: str, coarse: float = 4.0) -> Schedule:
-    """Both resolutions of the model, coarse to fine."""
-    levels = [{"spacing": spacing, "steps": 60, "step": 0.25 * spacing} for spacing in (coarse, 2.0)]
+def patch_plan(model: str, optimiser: str, coarse: float = 4.0) -> Schedule:
+    """Both resolutions of the model, coarse to fine; by gradients the fine one once more with more patches, which is exact."""
+    metric = f"patch_likelihood:model={model},patches="
+    levels: list[dict[str, object]] = [
+        {"spacing": spacing, "steps": 60, "step": 0.25 * spacing} for spacing in (coarse, 2.0)
+    ]
+    if optimiser == "gradient":
+        levels.append({"spacing": 2.0, "steps": 20, "step": 0.25, "metric": f"{metric}{MANY}"})
+    metric += str(PATCHES)
     stage = {"transform": "rigid", "metric": metric, "optimiser": optimiser, "levels": levels}
     return Schedule.checked({"stages": [stage], "start": "identity"})
 

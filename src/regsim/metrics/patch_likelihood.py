@@ -16,7 +16,7 @@ from regsim.metrics.patch_network import PatchNetwork, PatchNetworks, PatchSetti
 from regsim.metrics.planes import Planes, planes_for
 
 MODELS = {2: "patch-likelihood-brain-2d", 3: "patch-likelihood-brain-3d"}
-MAP_STEP, AT_ONCE = 4, 512
+MAP_STEP, AT_ONCE = 4, 256
 BEYOND = 1.25
 TINY = 1e-6
 
@@ -28,18 +28,18 @@ class _Part:
     Args:
         planes: how it is cut from the image.
         cutter, network: of the patches.
-        index: `(planes, patches, voxels)`, int64: the voxels of each patch in the padded plane, flattened.
+        index: `(planes, patches, voxels)`, int64: the voxels of each patch in the padded plane, flattened; a few patches each.
         image: the padded planes, `(planes, 1, *padded)`.
-        patches: `(planes * patches, 1, *patch)`.
+        half: what the network makes of the fixed patches alone, in the parts of `index`.
         weights: `(planes, 1, *padded)`.
     """
 
     planes: Planes
     cutter: PatchCutter
     network: PatchNetwork
-    index: torch.Tensor
+    index: tuple[torch.Tensor, ...]
     image: torch.Tensor
-    patches: torch.Tensor
+    half: tuple[torch.Tensor, ...]
     weights: torch.Tensor
 
 
@@ -148,8 +148,9 @@ class PatchLikelihood(LearnedMetric):
         each = self.patches if planes.axis is None else max(1, -(-self.patches // len(planes.places)))
         index = cutter.voxels(cutter.chosen(image, weights, each, self.seed), image.shape[2:])
         index = cutter.turned(index, self.seed) if settings.symmetric else index
-        padded = cutter.padded(image)
-        return _Part(planes, cutter, network, index, padded, cutter.cut(padded, index), cutter.padded(weights))
+        padded, few = cutter.padded(image), torch.split(index, max(1, AT_ONCE // len(image)), dim=1)
+        half = tuple(network.halved(cutter.cut(padded, each)) for each in few)
+        return _Part(planes, cutter, network, few, padded, half, cutter.padded(weights))
 
     def _compare(self, state: _State, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
         seen = combine(state.weights, overlap)
@@ -159,9 +160,12 @@ class PatchLikelihood(LearnedMetric):
         """Of one set of planes, `(M,)`."""
         planes, cutter = part.planes, part.cutter
         held = part.weights if seen is None else cutter.padded(planes.cut(seen.expand_as(moving)))
-        weight = cutter.shares(held, part.index)
-        other = cutter.cut(cutter.padded(planes.cut(moving)), part.index)
-        likelihood = part.network(part.patches.to(other), other).reshape(weight.shape)
+        weight = torch.cat([cutter.shares(held, few) for few in part.index], dim=1)
+        image, found = cutter.padded(planes.cut(moving)), []
+        for few, half in zip(part.index, part.half, strict=True):
+            patches = cutter.cut(image, few)
+            found.append(part.network.beside(half.to(patches), patches).reshape(len(image), -1))
+        likelihood = torch.cat(found, dim=1)
         value = (likelihood * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(TINY)
         return planes.mean(value, held)
 

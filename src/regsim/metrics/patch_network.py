@@ -6,6 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from regsim.kernels.convolution import halving_convolution
 from regsim.metrics.networks import LARGEST_WIDTH
 from regsim.settings import Settings
 
@@ -52,7 +53,8 @@ class PatchSettings(Settings):
 class PatchNetwork(nn.Module):
     """`network(fixed, moving) -> (N,)`: log-likelihood ratio of patches `(N, 1, *patch)`, by valid convolutions.
 
-    One number, where the paper has two before a softmax: it is their difference.
+    One number, where the paper has two before a softmax: it is their difference. `beside(halved(fixed), moving)` is the same, for
+    fixed patches that are asked about often.
     """
 
     def __init__(self, settings: PatchSettings):
@@ -79,6 +81,23 @@ class PatchNetwork(nn.Module):
         """`(N,)`."""
         logits: torch.Tensor = self.head(self.body(torch.cat([fixed, moving], dim=1)))
         return logits[:, 0]
+
+    def halved(self, fixed: torch.Tensor) -> torch.Tensor:
+        """What the first convolution makes of the fixed patches alone."""
+        first = self._first
+        return halving_convolution(fixed, first.weight[:, :1], first.bias)
+
+    def beside(self, half: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """`(N,)`, from `halved(fixed)` and the moving patches."""
+        both = half + halving_convolution(moving, self._first.weight[:, 1:])
+        logits: torch.Tensor = self.head(self.body[1:](both))
+        return logits[:, 0]
+
+    @property
+    def _first(self) -> nn.Conv2d | nn.Conv3d:
+        layer = self.body[0]
+        assert isinstance(layer, nn.Conv2d | nn.Conv3d)
+        return layer
 
 
 class PatchNetworks(nn.Module):
