@@ -204,7 +204,7 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     """How the test pairs are registered: all start from the identity."""
     grid = pair.fixed.grid
     coarse = read_card(Path(model)).network["spacings"][0]
-    metric = f"patch_likelihood:model={model},patches={PATCHES}"
+    metric = f"patch_likelihood:model={model}"
     own = {
         "patch, gradient": patch_plan(model, "gradient", coarse),
         "patch, the driver's plan": schedule_for(

@@ -18,7 +18,7 @@ from regsim.misalign.audit import audit_pairs
 from regsim.misalign.pairs import joined
 from regsim.misalign.patch_pairs import PatchPairMaker, PatchPairSettings, RoughPair, rotations, symmetries
 from regsim.registration.driver import register
-from regsim.registration.schedule import Schedule
+from regsim.registration.schedule import Schedule, schedule_for
 from regsim.training.patch_lesson import PatchCheck, PatchCrossEntropy
 
 from .metric_cases import half_mask, textured
@@ -271,7 +271,7 @@ def test_the_loss_is_that_of_a_coin_for_a_network_that_says_nothing() -> None:
 
 def test_levels_are_not_coarser_than_the_metric_can_judge(tmp_path: Path) -> None:
     metric = model(tmp_path / "m", dims=2, spacings=(1.0,))
-    assert metric.coarsest(2, True) == metric.coarsest(2, False) == 1.25
+    assert metric.coarsest(2, True) == metric.coarsest(2, False) == 1.0
     fixed = Image.of_array(smooth((64, 66))[0], 1.0)
     level = {"steps": 2, "step": 0.5, "control_spacing": 16.0}
 
@@ -285,6 +285,9 @@ def test_levels_are_not_coarser_than_the_metric_can_judge(tmp_path: Path) -> Non
     assert spacings("control_grid", metric) == [1, 1]
     assert spacings("control_grid", "mse") == [4, 1]
     assert spacings("rigid", metric) == [1, 1]
+    late = schedule_for("rigid", fixed.grid, metric="patch_likelihood:seed=1").stages[0].levels
+    assert [level.steps for level in late] == [60] * len(late)
+    assert schedule_for("rigid", fixed.grid, "mse").stages[0].levels[-1].steps < 60
     imse = load_metric("imse")
     assert 2.0 < imse.coarsest(3, False) < 4.0
     assert imse.coarsest(3, True) == load_metric("mse").coarsest(3, False) == math.inf

@@ -53,6 +53,8 @@ class AbstractMetric(nn.Module, ABC):
     - `pointwise`: voxels are compared one by one, wherever they lie, so any sample of them will do.
     - `joint`: channels mean different things and are compared together; else each by itself, and the values averaged.
     - `costly`: takes seconds, and gigabytes, at 1 mm; a registration's page shows it only where it drove.
+    - `settles_late`: what it finds at one level is still a voxel or more off at the next; default plans then give every linear
+      level the steps of a first one.
     - `needs`: what the user must give before it can be used at all ("" where it works by its name alone).
     """
 
@@ -69,6 +71,7 @@ class AbstractMetric(nn.Module, ABC):
     pointwise: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     costly: ClassVar[bool] = False
+    settles_late: ClassVar[bool] = False
     needs: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: object) -> None:

@@ -17,7 +17,6 @@ from regsim.metrics.planes import Planes, planes_for
 
 MODELS = {2: "patch-likelihood-brain-2d", 3: "patch-likelihood-brain-3d"}
 MAP_STEP, AT_ONCE = 4, 256
-BEYOND = 1.25
 TINY = 1e-6
 
 
@@ -100,8 +99,9 @@ class PatchLikelihood(LearnedMetric):
     multimodal = True
     expects = "unit"
     has_map = True
+    settles_late = True
 
-    def __init__(self, model: str = "auto", patches: int = 256, seed: int = 0, spacing: float = 0.0):
+    def __init__(self, model: str = "auto", patches: int = 1024, seed: int = 0, spacing: float = 0.0):
         super().__init__()
         if patches < 1 or spacing < 0:
             raise SettingsError(f"patch_likelihood: expected patches >= 1 and spacing >= 0, got {patches}, {spacing:g}")
@@ -121,9 +121,9 @@ class PatchLikelihood(LearnedMetric):
         return other
 
     def coarsest(self, dims: int, linear: bool) -> float:
-        """A little above the coarsest resolution of the model."""
+        """The coarsest resolution of the model."""
         del linear
-        return BEYOND * max(self.networks_for(dims).settings.spacings)
+        return max(self.networks_for(dims).settings.spacings)
 
     def networks_for(self, dims: int) -> PatchNetworks:
         """The networks for images of so many axes: of their own number, else those for pictures.
