@@ -154,6 +154,23 @@ def test_patches_are_turned_by_symmetries(shape: tuple[int, ...]) -> None:
     assert len(kinds) > 4
 
 
+@pytest.mark.parametrize(("dims", "shape"), [(2, (1, 1, 30, 31)), (3, (2, 1, 20, 21, 22)), (2, (1, 1, 9, 20, 21))])
+def test_patches_are_asked_about_a_few_at_a_time(
+    dims: int, shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = model(tmp_path / "m", dims=dims).double()
+    metric.patches = 20
+    fixed, moving = textured(shape), textured(shape, seed=5)
+    found = []
+    for at_once in (1000, 3):
+        monkeypatch.setattr("regsim.metrics.patch_likelihood.AT_ONCE", at_once)
+        leaf = moving.clone().requires_grad_()
+        value = metric(fixed, leaf, half_mask(shape))
+        found.append((value.detach(), *torch.autograd.grad(value.sum(), leaf)))
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0][1].any()
+
+
 def test_pictures_for_a_model_of_volumes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="volumes"):
         model(tmp_path / "m")(torch.rand(1, 1, 20, 20), torch.rand(1, 1, 20, 20))
@@ -287,6 +304,7 @@ def test_levels_are_not_coarser_than_the_metric_can_judge(tmp_path: Path) -> Non
     assert spacings("rigid", metric) == [1, 1]
     late = schedule_for("rigid", fixed.grid, metric="patch_likelihood:seed=1").stages[0].levels
     assert [level.steps for level in late] == [60] * len(late)
+    assert schedule_for("rigid", fixed.grid, metric=str(tmp_path / "m")).stages[0].levels == late
     assert schedule_for("rigid", fixed.grid, "mse").stages[0].levels[-1].steps < 60
     imse = load_metric("imse")
     assert 2.0 < imse.coarsest(3, False) < 4.0

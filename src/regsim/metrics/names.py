@@ -59,17 +59,31 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
                 f"settings {sorted(settings)} given with a ready metric '{spec.name}'; give its name instead"
             )
         return spec
-    name, text = _model_and_settings(spec.strip()) or _name_and_settings(spec.strip())
+    name, text = _split(spec)
     together = {**_parse(text, spec), **settings}
     if name not in REGISTRY:
         together = {"model": name, **together}
-        name = _metric_of(name)
+    name = metric_class(spec).name
     try:
         return REGISTRY[name].create(**together)
     except TypeError as error:
         raise SettingsError(
             f"metric '{name}': a setting has the wrong kind of value in {together} ({error})"
         ) from error
+
+
+def metric_class(spec: str) -> type[AbstractMetric]:
+    """Whose facts hold for a metric that is named as for `load_metric`, without making it.
+
+    Raises:
+        SettingsError: neither a metric nor a model.
+        InputError: a folder that holds no model.
+
+    >>> metric_class("mind:radius=2").name
+    'mind'
+    """
+    name = _split(spec)[0]
+    return REGISTRY[name if name in REGISTRY else _metric_of(name)]
 
 
 def label_of(spec: str) -> str:
@@ -84,18 +98,17 @@ def label_of(spec: str) -> str:
 
 def is_model(spec: str) -> bool:
     """Whether a metric is named by a model of it: a bundled one, or a folder."""
-    name = (_model_and_settings(spec.strip()) or _name_and_settings(spec.strip()))[0]
+    name = _split(spec)[0]
     return name not in REGISTRY and (name in bundled_models() or (Path(name) / CARD).is_file())
 
 
-def _name_and_settings(spec: str) -> tuple[str, str]:
+def _split(spec: str) -> tuple[str, str]:
+    """Name and settings. A model folder's name may hold a colon, as on Windows."""
+    spec = spec.strip()
+    if ":" in spec and (Path(spec) / CARD).is_file():
+        return spec, ""
     name, _, text = spec.partition(":")
     return name, text
-
-
-def _model_and_settings(spec: str) -> tuple[str, str] | None:
-    """A model folder whose name holds a colon, as on Windows."""
-    return (spec, "") if ":" in spec and (Path(spec) / CARD).is_file() else None
 
 
 def _metric_of(model: str) -> str:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from regsim.errors import SettingsError, unknown_name
 from regsim.images.grid import Grid
-from regsim.metrics import REGISTRY
+from regsim.metrics.names import metric_class
 from regsim.settings import Settings
 
 Kind = Literal["rigid", "similarity", "affine", "control_grid", "velocity"]
@@ -211,10 +211,10 @@ def _linear_stages(
 
     A scale that is free from the start can grow until the moving image's field of view covers only what suits the metric.
     """
-    driver = REGISTRY.get(metric.partition(":")[0])
+    plan = LATE_STEPS if metric_class(metric).settles_late else LINEAR_STEPS
     last = _within(finest or _finest(grid, LINEAR_VOXELS), grid)
     levels: list[Level] = []
-    for power, steps, share in LATE_STEPS if driver is not None and driver.settles_late else LINEAR_STEPS:
+    for power, steps, share in plan:
         spacing = min(last * 2**power, _coarsest(grid))
         if not levels or spacing < 0.99 * levels[-1].spacing:
             levels.append(Level(spacing=spacing, steps=steps, step=max(share * spacing, 0.1 * last)))
