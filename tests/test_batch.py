@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from regsim.applications.pairs_file import PairFiles, read_pairs_file
 from regsim.errors import InputError
 from regsim.evaluation.batch_rows import BatchResults, PairRow, pairs_csv
 from regsim.evaluation.results import Provenance, Views
+from regsim.output import remove_folder
 from regsim.report.batch_figures import thumbnail
 from regsim.report.batch_page import render_batch_page, write_batch_page
 
@@ -274,6 +276,23 @@ def test_a_run_that_ends_in_the_middle_goes_on(way: str, listed: Path, command: 
     assert [row.status for row in results.pairs] == ["done"] * 8
     assert results.kept == len(whole)
     assert {name: stamps(out)[name] for name in whole} == {name: before[name] for name in whole}
+
+
+def test_being_told_to_stop_while_tidying_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "half-written").touch()
+    remove, calls = shutil.rmtree, []
+
+    def interrupted(folder: Path, ignore_errors: bool) -> None:
+        calls.append(folder)
+        if len(calls) == 1:
+            raise SystemExit(1)
+        remove(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    with pytest.raises(SystemExit):
+        remove_folder(tmp_path / "part")
+    assert not (tmp_path / "part").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")

@@ -65,7 +65,16 @@ def staged(folder: Path, last: Sequence[str] = (), stale: Sequence[str] = ()) ->
         for file in sorted(part.iterdir(), key=lambda file: (order.get(file.name, 0), file.name)):
             file.replace(folder / file.name)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_folder(part)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a temporary folder, if it is there; to the end also where the process is told to stop meanwhile."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def check_target(path: Path) -> None:

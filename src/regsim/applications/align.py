@@ -35,6 +35,7 @@ from regsim.output import (
     make_folder,
     now,
     peak_memory_mb,
+    remove_folder,
     sha256,
     size_in_bytes,
     staged,
@@ -158,7 +159,7 @@ def _check(
         if new.is_dir():
             shutil.copytree(new, old, dirs_exist_ok=True)
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        remove_folder(new)
 
 
 def _goal(transform: str) -> Goal:
