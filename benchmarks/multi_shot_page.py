@@ -125,15 +125,17 @@ def _compared(probability: float, effect: float) -> str:
 
 
 def seconds(rows: Sequence[Row]) -> str:
-    """How long a registration takes, median over all sets."""
+    """How long a registration takes, median over all sets: beside other work, and on an idle machine."""
     lines = []
     for arm in dict.fromkeys(str(row["arm"]) for row in rows if row["part"] == "test"):
-        each = [
-            float(row["seconds"]) for row in rows if row["part"] == "test" and row["arm"] == arm and row.get("seconds")
-        ]
-        if each:
-            lines.append([arm, f"{statistics.median(each):.1f}"])
-    return table(("driven by", "seconds, one thread"), lines)
+        beside, idle = (
+            [float(row["seconds"]) for row in rows if row["part"] == part and row["arm"] == arm and row.get("seconds")]
+            for part in ("test", "seconds")
+        )
+        if beside:
+            alone = f"{statistics.median(idle):.1f} ({min(idle):.1f} to {max(idle):.1f})" if idle else NONE
+            lines.append([arm, f"{statistics.median(beside):.1f}", alone])
+    return table(("driven by", "seconds, one thread beside other work", "two idle cores, T1 and T2"), lines)
 
 
 def written(page: str, rows: Sequence[Row]) -> str:
