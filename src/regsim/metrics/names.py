@@ -63,7 +63,7 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
     together = {**_parse(text, spec), **settings}
     if name not in REGISTRY:
         together = {"model": name, **together}
-    name = metric_class(spec).name
+        name = _metric_of(name)
     try:
         return REGISTRY[name].create(**together)
     except TypeError as error:
@@ -72,18 +72,21 @@ def load_metric(spec: str | AbstractMetric, **settings: Any) -> AbstractMetric:
         ) from error
 
 
-def metric_class(spec: str) -> type[AbstractMetric]:
+def metric_class(spec: str) -> type[AbstractMetric] | None:
     """Whose facts hold for a metric that is named as for `load_metric`, without making it.
 
+    None: neither a registered metric nor a model.
+
     Raises:
-        SettingsError: neither a metric nor a model.
-        InputError: a folder that holds no model.
+        InputError: a model's card that cannot be read, or names no metric.
 
     >>> metric_class("mind:radius=2").name
     'mind'
     """
     name = _split(spec)[0]
-    return REGISTRY[name if name in REGISTRY else _metric_of(name)]
+    if name in REGISTRY:
+        return REGISTRY[name]
+    return REGISTRY[_metric_of(name)] if is_model(spec) else None
 
 
 def label_of(spec: str) -> str:

@@ -211,7 +211,8 @@ def _linear_stages(
 
     A scale that is free from the start can grow until the moving image's field of view covers only what suits the metric.
     """
-    plan = LATE_STEPS if metric_class(metric).settles_late else LINEAR_STEPS
+    known = metric_class(metric)  # none: an object of a class of the user's own
+    plan = LATE_STEPS if known is not None and known.settles_late else LINEAR_STEPS
     last = _within(finest or _finest(grid, LINEAR_VOXELS), grid)
     levels: list[Level] = []
     for power, steps, share in plan:
