@@ -129,7 +129,7 @@ def test_networks_that_cannot_be(wrong: dict[str, object]) -> None:
 # --- the value ------------------------------------------------------------------------------------------------------
 
 
-def test_mean_prediction_over_the_references_contrast(tmp_path: Path) -> None:
+def test_mean_prediction_over_the_references_own_differences(tmp_path: Path) -> None:
     metric = model(tmp_path / "m").double()
     fixed, moving = textured((2, 1, 16, 24)), textured((2, 1, 16, 24), seed=5)
     mask = half_mask(fixed.shape).double()
@@ -138,9 +138,13 @@ def test_mean_prediction_over_the_references_contrast(tmp_path: Path) -> None:
         seen = mask[item : item + 1]
         reference, other = fixed[item : item + 1] * seen, moving[item : item + 1] * seen
         predicted = metric.network_for(2)(other, reference)
-        mean = reference.sum() / seen.sum()
-        contrast = ((reference - mean).abs() * seen).sum()
-        wanted.append(float((predicted.abs() * seen).sum() / contrast))
+        away = pairs = torch.zeros(())
+        for axis in (2, 3):  # from itself four voxels away, both within the mask
+            both = seen.roll(-4, axis) * seen
+            both.narrow(axis, both.shape[axis] - 4, 4).zero_()
+            away = away + ((fixed[item : item + 1].roll(-4, axis) - fixed[item : item + 1]).abs() * both).sum()
+            pairs = pairs + both.sum()
+        wanted.append(float((predicted.abs() * seen).sum() / seen.sum() * pairs / away))
     found = metric(fixed, moving, mask)
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=1e-8)
     assert not metric(fixed, moving, torch.zeros_like(mask)).any()

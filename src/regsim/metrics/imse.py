@@ -16,7 +16,8 @@ from regsim.metrics.planes import Planes, planes_for
 
 MODELS = {2: "imse-brain-2d", 3: "imse-brain-3d"}
 REFERENCES = ("fixed", "moving", "both")
-SMALLEST_CONTRAST = 0.02
+APART = 4
+SMALLEST_DIFFERENCE = 0.01
 PLANES = 16
 
 
@@ -27,6 +28,7 @@ class _Part:
     planes: Planes
     image: torch.Tensor
     weights: torch.Tensor
+    own: torch.Tensor  # the fixed image's own difference over its contrast
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,29 @@ class _State:
 class IndescribableSpatialEvaluator(LearnedMetric):
     """IMSE: the predicted difference of the reference and the other image, had that one the reference's contrast.
 
-    `value = sum(w |E(other, reference)|) / sum(w |reference - its mean|)`, w mask times overlap, E the evaluator's prediction
-    of `reference - other in the reference's contrast`. Both images in [0, 1]. No unit: 0 = the other image, were it of the
-    reference's contrast, would equal the reference; about 1 = they differ as much as the reference does from its mean. Range
-    [0, inf); lower is better. Map: |E|, in the reference's intensities. An empty mask gives 0.
+    `value = mean |E(other, reference)| / mean |reference(x + 4 e) - reference(x)|`, means over the mask, e one voxel along each
+    axis in turn, E the evaluator's prediction of `reference - other in the reference's contrast`. Both images in [0, 1]. No
+    unit: 0 = the other image, were it of the reference's contrast, would equal the reference; 1 = they differ as much as the
+    reference does from itself four voxels away. Range [0, inf); lower is better. Map: |E|, in the reference's intensities. An
+    empty mask gives 0.
+
+    Where only a part overlaps, |E| is a mean over that part, and a fixed reference's own difference counts by that part's share
+    of the contrast (mean distance from the mean), so that nothing is gained by leaving the anatomy.
 
     The evaluator was taught on pairs of one contrast only (T1 in the bundled models): two places of one image, one of them in a
     random style, L1 to the true difference. It judges any contrast against that one, which must be in the reference slot.
 
     A prediction at a voxel depends on the voxels around it, not on what else the image shows: no layer averages over the
     image, the widest window ends with the receptive field, and intensities are scaled by the caller, once for the whole image
-    (`regsim.prepare.rescaled`). The division by the reference's contrast is over the mask. Images of any size of at least 2
-    voxels a side; a model for pictures compares volumes plane by plane, at most 12 planes across each axis, and averages.
+    (`regsim.prepare.rescaled`). The division by the reference's own differences is over the mask. Images of any size of at
+    least 2 voxels a side; a model for pictures compares volumes plane by plane, at most 12 planes across each axis, and averages.
 
     Convention:
         The paper's loss is `mean |E|`, E(warped moving, fixed) with the training contrast fixed, and the warped image in the
         reference slot in the other direction. There |E| can be lowered by flattening the warped reference, not by
-        aligning it; the division by the contrast of the reference takes that gain away (with a fixed reference it is a
-        constant). In the published code the target is half of the difference; here it is the difference, as printed.
+        aligning it; the division by the reference's own differences takes that gain away (with a fixed reference it is a
+        constant), and makes values of images with much and with little fine structure comparable. In the published code the
+        target is half of the difference; here it is the difference, as printed.
         The published network normalises every channel over the whole image, so its values depend on the field of view.
 
     Args:
@@ -140,7 +147,8 @@ class IndescribableSpatialEvaluator(LearnedMetric):
     def _bind(self, fixed: torch.Tensor, weights: torch.Tensor | None) -> _State:
         held = torch.ones_like(fixed) if weights is None else weights.expand_as(fixed)
         sets = planes_for(fixed.shape[2:], self.network_for(fixed.ndim - 2).settings.dims, self.name)
-        return _State(weights, [_Part(planes, planes.cut(fixed), planes.cut(held)) for planes in sets])
+        parts = [(planes, planes.cut(fixed), planes.cut(held)) for planes in sets]
+        return _State(weights, [_Part(*each, _own_difference(*each[1:]) / _contrast(*each[1:])) for each in parts])
 
     def _compare(self, state: _State, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
         seen = combine(state.weights, overlap)
@@ -149,8 +157,11 @@ class IndescribableSpatialEvaluator(LearnedMetric):
     def _value(self, part: _Part, moving: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         """Of one set of planes, `(M,)`."""
         held = part.weights if seen is None else part.planes.cut(seen.expand_as(moving))
-        ways = self._ways(part, moving)
-        values = [_relative(self._predicted(other, reference, held), reference, held) for reference, other in ways]
+        values = []
+        for reference, other in self._ways(part, moving):
+            carried = reference is not part.image
+            own = _own_difference(reference, held) if carried else part.own * _contrast(reference, held)
+            values.append(_mean(self._predicted(other, reference, held).abs(), held) / own)
         return part.planes.mean(torch.stack(values).mean(dim=0), held)
 
     def _ways(self, part: _Part, moving: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -183,11 +194,26 @@ def _largest_voxel(card: Card) -> float:
     return math.inf
 
 
-def _relative(predicted: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean |E| over the mean distance of the reference from its mean, `(M,)`."""
+def _contrast(reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The mean distance of the reference from its mean, `(M,)`."""
+    mean = _mean(reference, weights).reshape(-1, *[1] * (reference.ndim - 1))
+    return _mean((reference - mean).abs(), weights).clamp_min(SMALLEST_DIFFERENCE)
+
+
+def _own_difference(reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The mean difference of the reference from itself `APART` voxels away along an axis, both ends weighed, `(M,)`."""
     axes = tuple(range(1, reference.ndim))
-    total = weights.sum(dim=axes).clamp_min(torch.finfo(weights.dtype).tiny)
-    shape = (-1, *[1] * (reference.ndim - 1))
-    mean = ((reference * weights).sum(dim=axes) / total).reshape(shape)
-    contrast = ((reference - mean).abs() * weights).sum(dim=axes) / total
-    return (predicted.abs() * weights).sum(dim=axes) / total / contrast.clamp_min(SMALLEST_CONTRAST)
+    found = pairs = weights.new_zeros(len(weights))
+    for axis, length in enumerate(reference.shape[2:], start=2):
+        step = min(APART, length - 1)
+        one, there = (reference.narrow(axis, start, length - step) for start in (0, step))
+        both = weights.narrow(axis, 0, length - step) * weights.narrow(axis, step, length - step)
+        found = found + ((one - there).abs() * both).sum(dim=axes)
+        pairs = pairs + both.sum(dim=axes)
+    return (found / pairs.clamp_min(torch.finfo(weights.dtype).tiny)).clamp_min(SMALLEST_DIFFERENCE)
+
+
+def _mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted, of each item; 0 without weights, `(M,)`."""
+    axes = tuple(range(1, values.ndim))
+    return (values * weights).sum(dim=axes) / weights.sum(dim=axes).clamp_min(torch.finfo(weights.dtype).tiny)
