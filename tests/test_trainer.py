@@ -55,7 +55,7 @@ def stage_settings(**changes: Any) -> StageSettings:
 
 def stages() -> list[Stage]:
     """Two, with everything that has a state."""
-    first = stage_settings(objective="one", schedule="onecycle", clip=0.5)
+    first = stage_settings(objective="one", optimiser="muon", schedule="onecycle", clip=0.5)
     second = stage_settings(
         objective="two",
         steps=20,

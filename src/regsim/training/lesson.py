@@ -11,6 +11,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from regsim.errors import InputError
+from regsim.training.muon import ConvolutionMuon
 from regsim.training.settings import StageSettings
 from regsim.training.state import Tensors, TrainingState
 
@@ -125,9 +126,11 @@ class Lesson:
 
 
 def make_optimiser(parameters: list[nn.Parameter], settings: StageSettings, device: torch.device) -> Optimizer:
-    """Adam or AdamW in one fused pass over all weights."""
+    """Adam or AdamW in one fused pass over all weights, or Muon."""
     if not parameters:
         raise InputError("the network has no weights to train")
+    if settings.optimiser == "muon":
+        return ConvolutionMuon(parameters, settings.learning_rate, settings.weight_decay)
     kind = Adam if settings.optimiser == "adam" else AdamW
     return kind(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
@@ -135,7 +138,8 @@ def make_optimiser(parameters: list[nn.Parameter], settings: StageSettings, devi
 def make_schedule(optimiser: Optimizer, settings: StageSettings) -> LRScheduler:
     """How the learning rate goes over the stage's steps."""
     if settings.schedule == "onecycle":
-        return OneCycleLR(optimiser, max_lr=settings.learning_rate, total_steps=settings.steps)
+        moments = settings.optimiser != "muon"  # its two parts have momenta of their own
+        return OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps, cycle_momentum=moments)
     if settings.schedule == "cosine":
         return CosineAnnealingLR(optimiser, T_max=settings.steps)
     return ConstantLR(optimiser, factor=1.0, total_iters=0)

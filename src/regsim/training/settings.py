@@ -11,6 +11,7 @@ class StageSettings(Settings):
     """One stage of training.
 
     `objective` is its name in errors and curves. `steps` updates are made, each with `batch` pairs (per process).
+    `optimiser`: "muon" is `ConvolutionMuon`, with AdamW's learning rates.
     `schedule`: the learning rate stays, rises and falls ("onecycle"; `learning_rate` is its top), or falls to 0 along a
     cosine. `clip`: the largest norm of the gradient; 0 = any. Every `check_every` steps (0 = never) and after the last one
     the network is checked; the figure `decides` (lower or higher is `better`) chooses the weights that are kept, and
@@ -20,7 +21,7 @@ class StageSettings(Settings):
     objective: str = Field(min_length=1, max_length=100)
     steps: int = Field(ge=1, le=100_000_000)
     batch: int = Field(ge=1, le=100_000)
-    optimiser: Literal["adam", "adamw"] = "adam"
+    optimiser: Literal["adam", "adamw", "muon"] = "adam"
     learning_rate: float = Field(gt=0, le=10)
     schedule: Literal["constant", "onecycle", "cosine"] = "constant"
     weight_decay: float = Field(default=0.0, ge=0, le=1)
