@@ -11,7 +11,8 @@ for pictures is judged on pictures, one for volumes on volumes; classical metric
   the true error, T1 against T2, FLAIR, PD.
 - response: the cost along shifts of +-30 voxels and turns of +-40 degrees of aligned pairs: how many minima, and how far the
   lowest lies from the truth.
-- rigid: T2 onto T1, 2 mm, from up to 60 mm and 45 degrees, start at the identity; easy, bias, and "half" of the field of view.
+- rigid: T2 onto T1, 2 mm, from up to 60 mm and 45 degrees, start at the identity; easy, bias, "half" of the field of view,
+  "faint" (bias and strong noise), and a phantom's T2 onto its CT.
 - deformable: T2 and FLAIR onto T1 with known fields of 4 mm on average, from the identity; easy, bias, noise. With a metric
   of reference=moving T1 is carried onto them.
 - score: rank correlation of the value with true error and with Dice over random deformations.
@@ -42,6 +43,7 @@ from benchmarks.imse_data import (
     across,
     contrast_of,
     moved_away,
+    phantom,
     random_bend,
     slices,
     volumes,
@@ -70,6 +72,7 @@ COLUMNS = (*KEY, "relative", "spearman", "low", "high", "spearman_dice", "minima
            "nmae", "psnr", "ssim", "ms", "seconds")  # fmt: skip
 REACH = {"shift": 30, "turn": 40}
 SUCCESS = 2.0
+CT = "ct"
 PAPER, ITSELF, REVERSED = "paper:", "reference", "reference=moving"
 REPEATS = 15
 Cases = Iterator[tuple[str, Callable[[], Row]]]
@@ -159,15 +162,16 @@ def one_level(metric: str, image: Image) -> Schedule:
 
 
 def rigid(spec: str, dims: int, quick: bool) -> Cases:
-    """T2 onto T1 of the unseen patient and of one more person, 2 mm."""
+    """T2 onto T1 of the unseen patient and of one more person, 2 mm; and of the phantom T2 onto CT."""
     del dims
     people = with_contrast(SPACINGS[3], "t2")[:2]
-    for condition in ("easy", "half", "bias"):
-        for number in range(2 if quick else 20):
+    for condition in ("easy", "half", "bias", "faint", CT):
+        for number in range(2 if quick else 10 if condition == CT else 20):
             subject = people[number % 2]
 
             def work(subject: object = subject, number: int = number, condition: str = condition) -> Row:
-                fixed, moving = volumes(subject, SPACINGS[3], REFERENCE, "t2")  # type: ignore[arg-type]
+                spacing = SPACINGS[3]
+                fixed, moving = phantom(spacing) if condition == CT else volumes(subject, spacing, REFERENCE, "t2")  # type: ignore[arg-type]
                 known = random_rigid(fixed.grid.centre, number, 60.0, 45.0)
                 case = moved_away(fixed, moving, known, 24, condition)
                 return _registered(case, spec, "rigid")

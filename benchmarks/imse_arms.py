@@ -43,6 +43,8 @@ ARMS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "remedies": {
         "as-is": NONE,
+        "adamw": ('stages.0.optimiser="adamw"', "stages.0.learning_rate=4e-3", "stages.0.squared=3"),
+        "l1": ("stages.0.squared=0",),
         "near-zero": ("pairs.motion.error=[0.15, 21.0]", 'pairs.motion.distribution="log"', "pairs.motion.aligned=0.1"),
         "full-resolution": ("network.stem=1", "network.widths=[12, 24, 40, 64]", "network.blocks=[0, 0, 0, 3]"),
         "larger": ("network.widths=[32, 64, 96]", "network.blocks=[0, 1, 4]"),

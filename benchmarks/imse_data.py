@@ -15,17 +15,25 @@ from regsim.misalign.appearance import Chain
 from regsim.misalign.pairs import PairSettings
 from regsim.misalign.restyled import AcrossMaker
 from regsim.misalign.sources import Subject, make_subject
-from regsim.prepare import foreground, rescaled
-from regsim.transforms import ControlGrid, Transform, warp
+from regsim.prepare import coarser, foreground, rescaled
+from regsim.transforms import ControlGrid, Transform, read_transform, warp
 
 REFERENCE = "t1"
 OTHERS = {2: ("t2", "flair", "pd", "average-t2", "average-pd"), 3: ("t2", "flair", "average-t2", "average-pd")}
+PHANTOM_ALIGNMENT = "phantom_t2_onto_ct_mi_rigid_itk.txt"
 AVERAGE, SIMULATED = "avg152", "brainweb"
 SIZES = {2: 128, 3: 64}
 SPACINGS = {2: 1.5, 3: 2.0}
 HARD = {
     "bias": {"kind": "bias_field", "probability": 1.0, "strength": (1.2, 1.2)},
     "noise": {"kind": "noise", "probability": 1.0, "sigma": (0.1, 0.1)},
+    "faint": {
+        "kind": "chain",
+        "changes": [
+            {"kind": "bias_field", "probability": 1.0, "strength": (1.2, 1.2)},
+            {"kind": "noise", "probability": 1.0, "sigma": (0.25, 0.25)},
+        ],
+    },
 }
 
 
@@ -128,6 +136,15 @@ def random_bend(grid: Grid, seed: int, spacing: float, error: float) -> ControlG
     return bend
 
 
+def phantom(spacing: float) -> list[Image]:
+    """The meat phantom in CT and T2, in [0, 1]; the T2 carried onto the CT by the set's own alignment (found by mi, rigid)."""
+    folder = place() / "ct_mr"
+    ct, t2 = (read_image(folder / f"phantom_{each}.nii.gz") for each in ("ct", "t2"))
+    ct = coarser(ct, spacing)
+    carried = warp(rescaled(coarser(t2, spacing)), read_transform(folder / PHANTOM_ALIGNMENT, 3), ct.grid)
+    return [rescaled(ct), Image(carried.data, ct.grid, name="phantom t2")]
+
+
 @dataclass(frozen=True)
 class KnownCase:
     """A fixed image, a moving one, and the transform from fixed to moving points that aligns them."""
@@ -141,7 +158,8 @@ class KnownCase:
 def moved_away(fixed: Image, aligned: Image, known: Transform, margin: int = 0, condition: str = "easy") -> KnownCase:
     """The aligned image carried away by the inverse of a known transform; a hard condition changes it first.
 
-    Conditions: "bias" (strong field), "noise" (sigma .1), "half" (half of the field of view of the moving image is lost).
+    Conditions: "bias" (strong field), "noise" (sigma .1), "faint" (that field and noise of .25), "half" (half of the field of
+    view of the moving image is lost).
     """
     changed = aligned
     if condition in HARD:
