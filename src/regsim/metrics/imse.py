@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from regsim.errors import SettingsError
-from regsim.metrics.base import combine
+from regsim.metrics.base import combine, weighted_mean
 from regsim.metrics.checkpoint import Card
 from regsim.metrics.evaluator_network import EvaluatorNetwork, EvaluatorSettings
 from regsim.metrics.learned import LearnedMetric, dims_for, load_network
@@ -161,7 +161,7 @@ class IndescribableSpatialEvaluator(LearnedMetric):
         for reference, other in self._ways(part, moving):
             carried = reference is not part.image
             own = _own_difference(reference, held) if carried else part.own * _contrast(reference, held)
-            values.append(_mean(self._predicted(other, reference, held).abs(), held) / own)
+            values.append(weighted_mean(self._predicted(other, reference, held).abs(), held, None) / own)
         return part.planes.mean(torch.stack(values).mean(dim=0), held)
 
     def _ways(self, part: _Part, moving: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -196,8 +196,8 @@ def _largest_voxel(card: Card) -> float:
 
 def _contrast(reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The mean distance of the reference from its mean, `(M,)`."""
-    mean = _mean(reference, weights).reshape(-1, *[1] * (reference.ndim - 1))
-    return _mean((reference - mean).abs(), weights).clamp_min(SMALLEST_DIFFERENCE)
+    mean = weighted_mean(reference, weights, None).reshape(-1, *[1] * (reference.ndim - 1))
+    return weighted_mean((reference - mean).abs(), weights, None).clamp_min(SMALLEST_DIFFERENCE)
 
 
 def _own_difference(reference: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -211,9 +211,3 @@ def _own_difference(reference: torch.Tensor, weights: torch.Tensor) -> torch.Ten
         found = found + ((one - there).abs() * both).sum(dim=axes)
         pairs = pairs + both.sum(dim=axes)
     return (found / pairs.clamp_min(torch.finfo(weights.dtype).tiny)).clamp_min(SMALLEST_DIFFERENCE)
-
-
-def _mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted, of each item; 0 without weights, `(M,)`."""
-    axes = tuple(range(1, values.ndim))
-    return (values * weights).sum(dim=axes) / weights.sum(dim=axes).clamp_min(torch.finfo(weights.dtype).tiny)
