@@ -7,8 +7,8 @@
 but the finest of its kind; paper:METRIC is the paper's instance optimisation (deformable: one level, 200 steps of Adam). A model
 for pictures is judged on pictures, one for volumes on volumes; classical metrics as `--dims` says.
 
-- relative: relative L1 of the evaluator's prediction (1 = as good as predicting nothing) and rank correlation of the value with
-  the true error, T1 against T2, FLAIR, PD.
+- relative: relative L1 of the evaluator's prediction (1 = as good as predicting nothing), also by misalignment in voxels, and
+  rank correlation of the value with the true error, T1 against T2, FLAIR, PD.
 - response: the cost along shifts of +-30 voxels and turns of +-40 degrees of aligned pairs: how many minima, and how far the
   lowest lies from the truth.
 - rigid: T2 onto T1, 2 mm, from up to 60 mm and 45 degrees, start at the identity; easy, bias, "half" of the field of view,
@@ -60,6 +60,7 @@ from regsim.images import Image
 from regsim.metrics import AbstractMetric, load_metric
 from regsim.metrics.imse import IndescribableSpatialEvaluator
 from regsim.metrics.translation import TranslatedMeanAbsoluteError
+from regsim.misalign.restyled import RestyledBatch
 from regsim.prepare import foreground
 from regsim.registration import register
 from regsim.registration.level import Level
@@ -68,8 +69,9 @@ from regsim.training.imse_lesson import evaluator_figures
 from regsim.transforms import Rigid, warp
 
 KEY = ("set", "case", "metric")
-COLUMNS = (*KEY, "relative", "spearman", "low", "high", "spearman_dice", "minima", "offset", "before", "after", "folded_percent",
-           "nmae", "psnr", "ssim", "ms", "seconds")  # fmt: skip
+BINS = {"below_3": (0.0, 3.0), "from_3_to_6": (3.0, 6.0), "from_12": (12.0, float("inf"))}
+COLUMNS = (*KEY, "relative", *BINS, "spearman", "low", "high", "spearman_dice", "minima", "offset", "before", "after",
+           "folded_percent", "nmae", "psnr", "ssim", "ms", "seconds")  # fmt: skip
 REACH = {"shift": 30, "turn": 40}
 SUCCESS = 2.0
 CT = "ct"
@@ -96,6 +98,7 @@ def relative(spec: str, dims: int, quick: bool) -> Cases:
             row: Row = {}
             if isinstance(metric, IndescribableSpatialEvaluator):
                 row["relative"] = evaluator_figures(metric.network_for(dims), batches)["relative"]
+                row |= by_misalignment(metric, batches, SPACINGS[dims])
             with torch.no_grad():
                 values = torch.cat([metric.cost(metric(b.pairs.fixed, b.pairs.moving, b.pairs.mask)) for b in batches])
             return {
@@ -106,6 +109,22 @@ def relative(spec: str, dims: int, quick: bool) -> Cases:
             }
 
         yield f"{dims}-D {other}", work
+
+
+def by_misalignment(
+    metric: IndescribableSpatialEvaluator, batches: list[RestyledBatch], spacing: float
+) -> dict[str, float]:
+    """Relative L1 of the pairs whose misalignment lies within each of `BINS`, in voxels; those that have any."""
+    sums = []
+    for batch in batches:
+        mask = batch.pairs.mask
+        with torch.no_grad():
+            wrong = metric.network_for(mask.ndim - 2)(batch.styled, batch.reference).float() - batch.difference
+        each = [((part * mask).abs().flatten(1).sum(dim=1)) for part in (wrong, batch.difference)]
+        sums.append(torch.stack([batch.pairs.error / spacing, *each]))
+    away, wrong, right = torch.cat(sums, dim=1)
+    inside = {name: (away >= low) & (away < high) for name, (low, high) in BINS.items()}
+    return {name: float(wrong[some].sum() / right[some].sum()) for name, some in inside.items() if some.any()}
 
 
 def response(spec: str, dims: int, quick: bool) -> Cases:

@@ -24,15 +24,13 @@ PHANTOM_ALIGNMENT = "phantom_t2_onto_ct_mi_rigid_itk.txt"
 AVERAGE, SIMULATED = "avg152", "brainweb"
 SIZES = {2: 128, 3: 64}
 SPACINGS = {2: 1.5, 3: 2.0}
+BIAS = {"kind": "bias_field", "probability": 1.0, "strength": (1.2, 1.2)}
 HARD = {
-    "bias": {"kind": "bias_field", "probability": 1.0, "strength": (1.2, 1.2)},
+    "bias": BIAS,
     "noise": {"kind": "noise", "probability": 1.0, "sigma": (0.1, 0.1)},
     "faint": {
         "kind": "chain",
-        "changes": [
-            {"kind": "bias_field", "probability": 1.0, "strength": (1.2, 1.2)},
-            {"kind": "noise", "probability": 1.0, "sigma": (0.25, 0.25)},
-        ],
+        "changes": [BIAS, {"kind": "noise", "probability": 1.0, "sigma": (0.25, 0.25)}],
     },
 }
 
@@ -136,6 +134,7 @@ def random_bend(grid: Grid, seed: int, spacing: float, error: float) -> ControlG
     return bend
 
 
+@cache
 def phantom(spacing: float) -> list[Image]:
     """The meat phantom in CT and T2, in [0, 1]; the T2 carried onto the CT by the set's own alignment (found by mi, rigid)."""
     folder = place() / "ct_mr"

@@ -60,6 +60,15 @@ def relative(found: Measured) -> str:
     return table(("model", "T2 (3 scans)", "FLAIR (17)", "PD (simulated)", "average T2", "average PD"), lines)
 
 
+def misalignment(found: Measured) -> str:
+    """Relative L1 of pairs so far apart."""
+    lines = []
+    for name, column in (("below 3 voxels", "below_3"), ("3 to 6", "from_3_to_6"), ("12 to 15", "from_12")):
+        values = [found.values("relative", "imse-2d", f"2-D {case}", column) for case in ("t2", "flair", "pd")]
+        lines.append([name, *(short(own[0]) if own else NONE for own in values)])
+    return table(("misalignment, pictures", "T2", "FLAIR", "PD (simulated)"), lines)
+
+
 def seeds(found: Measured) -> str:
     """Relative L1 of three seeds: mean and range."""
     lines = []
@@ -160,7 +169,7 @@ def translation(found: Measured) -> str:
 
 
 TABLES: dict[str, Callable[[Measured], str]] = {
-    each.__name__: each for each in (relative, seeds, response, rigid, deformable, score, translation)
+    each.__name__: each for each in (relative, misalignment, seeds, response, rigid, deformable, score, translation)
 }
 
 

@@ -152,6 +152,20 @@ def test_mean_prediction_over_the_references_own_differences(tmp_path: Path) -> 
     torch.testing.assert_close(local, metric.difference(moving, fixed, mask).abs())
 
 
+def test_where_a_part_overlaps_a_fixed_references_own_difference_counts_by_its_contrast_there(tmp_path: Path) -> None:
+    metric = model(tmp_path / "m").double()
+    fixed, moving = textured((1, 1, 16, 24)), textured((1, 1, 16, 24), seed=5)
+    part = torch.zeros_like(fixed)
+    part[..., 9:] = 1
+    contrasts = [(values - values.mean()).abs().mean() for values in (fixed[..., 9:], fixed)]
+    own = torch.cat(
+        [(fixed[:, :, 4:] - fixed[:, :, :-4]).abs().flatten(), (fixed[..., 4:] - fixed[..., :-4]).abs().flatten()]
+    ).mean()
+    predicted = metric.network_for(2)(moving * part, fixed * part)[..., 9:].abs().mean()
+    wanted = predicted / (own * contrasts[0] / contrasts[1])
+    torch.testing.assert_close(metric.bind(fixed)(moving, part)[0], wanted, rtol=1e-6, atol=1e-8)
+
+
 def test_the_reference_slot(tmp_path: Path) -> None:
     metric = model(tmp_path / "m")
     first, second = textured((1, 1, 16, 24)).float(), textured((1, 1, 16, 24), seed=5).float()

@@ -17,8 +17,8 @@ class ImseStage(StageSettings):
     """One stage.
 
     Args:
-        squared: weight of the mean squared error beside L1. L1 alone rests for long at predicting nothing, which is the median
-            of what an unskilled network can know.
+        squared: weight of the mean squared error beside L1. With AdamW L1 alone rests for long at predicting nothing, which
+            is the median of what an unskilled network can know.
         near: voxels; where above 0, the largest displacement of this stage's pairs (training near zero).
     """
 

@@ -13,7 +13,7 @@ class ConvolutionMuon(Optimizer):
 
     Both take the same learning rate: Muon's step is scaled to the size of one of AdamW's ("match_rms_adamw"). What an update of
     a kernel changes has the same size in all directions that its inputs and outputs span, where Adam follows the few that
-    dominate the gradient. The evaluator of `imse` needs a fifth of the steps (docs/lab-notes.md).
+    dominate the gradient. The evaluator of `imse` for pictures needs a fifth of the steps (docs/lab-notes.md).
 
     Args:
         parameters: of the network.
@@ -40,7 +40,9 @@ class ConvolutionMuon(Optimizer):
         """One update; kernels without a gradient stay."""
         assert closure is None
         for kernel, matrix in zip(self.kernels, self.matrices, strict=True):
-            matrix.data = _matrix(kernel.detach()).clone()
+            matrix.data = _matrix(
+                kernel.detach()
+            ).clone()  # a view cannot be copied back onto itself in every memory order
             matrix.grad = None if kernel.grad is None else _matrix(kernel.grad)
         for part, group in zip(self.parts, self.param_groups, strict=True):
             part.param_groups, part.state = [group], self.state
