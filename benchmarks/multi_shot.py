@@ -1,6 +1,7 @@
 """What learning from roughly aligned pairs is worth: the paper's figure 2 and table 1, and pairs that defeat mutual information.
 
-    python -m benchmarks.multi_shot figure2|table|seconds -o DIR [--set t1t2|flair|gradient|ultrasound ...] [--seeds 5] [--quick]
+    python -m benchmarks.multi_shot figure2|table|paper|seconds -o DIR [--set t1t2|flair|gradient|ultrasound ...] [--seeds 5]
+        [--quick]
 
 - figure2: networks learnt from pairs with one shift of 8 mm, plainly, symmetrised, and dithered more and more: where the
   response to shifts has its optimum, how wide it is, and how many minima it has.
@@ -8,6 +9,7 @@
   training pairs end, and the registration of pairs of unseen people: by the model, by nmi with 60 bins and Powell at one level
   (the paper's baseline), and by the driver's own plan with mi, nmi and mind; by the driver's own plan with the model each
   person once, by the model and Powell six pairs.
+- paper: the paper's own plan of each of its two tasks (t1t2: four shots; gradient: three), learnt and judged as in `table`.
 - seconds: one registration of each test scan by the model, on an idle machine; after `table`.
 
 Rows lie in DIR/multi_shot.csv; what is there is not measured again, and a training that was finished is kept.
@@ -15,7 +17,7 @@ Rows lie in DIR/multi_shot.csv; what is there is not measured again, and a train
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,7 @@ COLUMNS = (
     "seconds",
 )
 RECIPE = "patch-likelihood-multishot"
+PAPER_RECIPES = {"t1t2": "patch-likelihood-four-shot", "gradient": "patch-likelihood-three-shot"}
 SETS = ("t1t2", "flair", "gradient", "ultrasound")
 SUCCESS = 2.0
 BIAS = 8.0
@@ -88,6 +91,8 @@ NEAR = (
 )
 PATCH, DEFAULT = "patch, gradient", "patch, the driver's plan"
 SLOW, SLOW_CASES = "patch, Powell", 6
+PAPER, PAPER_SLOW = "the paper's shots, gradient", "the paper's shots, Powell"
+OURS, THEIRS = "multi-shot", "the paper's shots"
 
 
 # --- figure 2 -------------------------------------------------------------------------------------------------------
@@ -171,23 +176,49 @@ def _learnt(pairs: list[ImagePair], settings: PatchPairSettings, seed: int, fold
 
 def table1(table: Table, folder: Path, name: str, quick: bool) -> None:
     """Train, see where the training pairs ended, and register unseen ones."""
-    place = folder / "pairs"
     model = folder / f"model-{name}"
+    listed = taught(folder, name, RECIPE, model, quick)
+    note_training_pairs(table, name, listed, model, OURS)
+    note_test_pairs(table, name, quick, lambda pair: plans(str(model), pair))
+
+
+def paper(table: Table, folder: Path, name: str, quick: bool) -> None:
+    """The same by the paper's own plan of a task."""
+    model = folder / f"model-{name}-paper"
+    listed = taught(folder, name, PAPER_RECIPES[name], model, quick)
+    note_training_pairs(table, name, listed, model, THEIRS)
+    spacings = spacings_of(model)
+    ways = {PAPER: patch_plan(str(model), "gradient", spacings), PAPER_SLOW: patch_plan(str(model), "powell", spacings)}
+    note_test_pairs(table, name, quick, lambda pair: ways)
+
+
+def taught(folder: Path, name: str, recipe: str, model: Path, quick: bool) -> Path:
+    """Train on the pairs of a set, which are written first; their list."""
+    place = folder / "pairs"
     listed = write_ultrasound(place) if name == "ultrasound" else write_set(name, place)
-    recipe = load_recipe(RECIPE, changes(name, quick))
-    train_model(TrainRequest(recipe, pairs=listed), model)
+    train_model(TrainRequest(load_recipe(recipe, changes(name, recipe, quick)), pairs=listed), model)
+    return listed
+
+
+def note_training_pairs(table: Table, name: str, listed: Path, model: Path, arm: str) -> None:
+    """Where the pairs ended."""
     for row in read_rows(listed):
-        key = {"part": "training pairs", "set": name, "case": str(row["name"]), "arm": "multi-shot"}
+        key = {"part": "training pairs", "set": name, "case": str(row["name"]), "arm": arm}
         path = model / "transforms" / f"{row['name']}.txt"
         if not table.has(**key) and path.exists():
             known = known_of(listed.parent, str(row["name"]))
             points = foreground_points(read_image(Path(str(row["fixed"]))))[::7]
             table.add({**key, **errors(read_transform(path, 3), known, points)})
+
+
+def note_test_pairs(table: Table, name: str, quick: bool, plans_of: Callable[[Rough], dict[str, Schedule]]) -> None:
+    """What each way of registering leaves; the slow ones do fewer pairs."""
     for number, pair in enumerate(test_pairs(name, quick)):
         points = foreground_points(pair.fixed)[::7]
-        for arm, plan in plans(str(model), pair).items():
+        for arm, plan in plans_of(pair).items():
             key = {"part": "test", "set": name, "case": pair.name, "arm": arm}
-            left_out = (arm == SLOW and number >= SLOW_CASES) or (arm == DEFAULT and not pair.name.endswith(FIRST))
+            slow = arm == SLOW and number >= SLOW_CASES
+            left_out = slow or (arm in (DEFAULT, PAPER_SLOW) and not pair.name.endswith(FIRST))
             if not left_out and not table.has(**key):
                 table.add({**key, **registered(pair, plan, points)})
 
@@ -208,21 +239,21 @@ def seconds(table: Table, folder: Path, name: str, quick: bool) -> None:
             table.add({**key, **registered(pair, plan, foreground_points(pair.fixed)[::7])})
 
 
-def changes(name: str, quick: bool) -> list[str]:
-    """Of the recipe, for a set."""
+def changes(name: str, recipe: str, quick: bool) -> list[str]:
+    """Of a recipe, for a set."""
     near = list(NEAR) if name == "ultrasound" else []
     short = ["learning.steps=20", "learning.check_every=20"] if quick else []
-    return [f"name={RECIPE}-{name}", *near, *short]
+    return [f"name={recipe}-{name}", *near, *short]
 
 
 def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     """How the test pairs are registered: all start from the identity."""
     grid = pair.fixed.grid
-    coarse, finest = read_card(Path(model)).network["spacings"][0], max(2.0, min(grid.spacing))
+    spacings, finest = spacings_of(Path(model)), max(2.0, min(grid.spacing))
     by_driver = {DEFAULT: model, "mi": "mi", "nmi:bins=60": "nmi:bins=60", "mind": "mind"}
     return {
-        PATCH: patch_plan(model, "gradient", coarse),
-        SLOW: patch_plan(model, "powell", coarse),
+        PATCH: patch_plan(model, "gradient", spacings),
+        SLOW: patch_plan(model, "powell", spacings),
         POWELL: one_level("nmi:bins=60", finest),
         **{
             arm: schedule_for("rigid", grid, metric, start="identity", finest=finest)
@@ -231,12 +262,17 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     }
 
 
-def patch_plan(model: str, optimiser: str, coarse: float = 4.0) -> Schedule:
-    """Both resolutions of the model, coarse to fine; by gradients the fine one once more with more patches, which is exact."""
+def spacings_of(model: Path) -> tuple[float, ...]:
+    """Of a model's networks, coarse to fine."""
+    return PatchSettings.model_validate(read_card(model).network).spacings
+
+
+def patch_plan(model: str, optimiser: str, spacings: Sequence[float]) -> Schedule:
+    """All resolutions of the model, coarse to fine; by gradients the finest once more with more patches, which is exact."""
     few, many = (f"patch_likelihood:model={model},patches={patches}" for patches in (PATCHES, MANY))
-    levels = [{"spacing": spacing, "steps": 60, "step": 0.25 * spacing, "metric": few} for spacing in (coarse, 2.0)]
+    levels = [{"spacing": spacing, "steps": 60, "step": 0.25 * spacing, "metric": few} for spacing in spacings]
     if optimiser == "gradient":
-        levels.append({"spacing": 2.0, "steps": 20, "step": 0.25, "metric": many})
+        levels.append({"spacing": spacings[-1], "steps": 20, "step": 0.25, "metric": many})
     stage = {"transform": "rigid", "metric": few, "optimiser": optimiser, "levels": levels}
     return Schedule.checked({"stages": [stage], "start": "identity"})
 
@@ -311,7 +347,7 @@ def paired(gaps: dict[str, float]) -> tuple[float, int, float]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("figure2", "table", "seconds"))
+    parser.add_argument("parts", nargs="+", choices=("figure2", "table", "paper", "seconds"))
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--set", action="append", choices=SETS, dest="sets")
     parser.add_argument("--seeds", type=int, default=5)
@@ -324,6 +360,8 @@ def main() -> None:
         figure2(table, asked.output, asked.seeds, asked.quick)
     for name in (asked.sets or SETS) if "table" in asked.parts else ():
         table1(table, asked.output, name, asked.quick)
+    for name in [name for name in asked.sets or SETS if name in PAPER_RECIPES] if "paper" in asked.parts else ():
+        paper(table, asked.output, name, asked.quick)
     for name in (asked.sets or SETS) if "seconds" in asked.parts else ():
         seconds(table, asked.output, name, asked.quick)
 

@@ -78,7 +78,7 @@ def test_an_answer_in_figures() -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_changes_of_the_recipe_fit_it(quick: bool) -> None:
-    recipe = load_recipe(RECIPE, changes("t1t2", quick))
+    recipe = load_recipe(RECIPE, changes("t1t2", RECIPE, quick))
     assert isinstance(recipe, MultiShotRecipe)
     assert recipe.name.endswith("t1t2")
 
