@@ -21,6 +21,7 @@ from regsim.transforms import ControlGrid, Transform, read_transform, warp
 REFERENCE = "t1"
 OTHERS = {2: ("t2", "flair", "pd", "average-t2", "average-pd"), 3: ("t2", "flair", "average-t2", "average-pd")}
 PHANTOM_ALIGNMENT = "phantom_t2_onto_ct_mi_rigid_itk.txt"
+SEEN_SHARE = {"half": 0.5, "slab": 0.2}
 AVERAGE, SIMULATED = "avg152", "brainweb"
 SIZES = {2: 128, 3: 64}
 SPACINGS = {2: 1.5, 3: 2.0}
@@ -28,6 +29,7 @@ BIAS = {"kind": "bias_field", "probability": 1.0, "strength": (1.2, 1.2)}
 HARD = {
     "bias": BIAS,
     "noise": {"kind": "noise", "probability": 1.0, "sigma": (0.1, 0.1)},
+    "lesions": {"kind": "chain", "changes": [{"kind": "occlusion", "probability": 1.0, "size": (0.1, 0.2)}] * 4},
     "faint": {
         "kind": "chain",
         "changes": [BIAS, {"kind": "noise", "probability": 1.0, "sigma": (0.25, 0.25)}],
@@ -157,8 +159,8 @@ class KnownCase:
 def moved_away(fixed: Image, aligned: Image, known: Transform, margin: int = 0, condition: str = "easy") -> KnownCase:
     """The aligned image carried away by the inverse of a known transform; a hard condition changes it first.
 
-    Conditions: "bias" (strong field), "noise" (sigma .1), "faint" (that field and noise of .25), "half" (half of the field of
-    view of the moving image is lost).
+    Conditions: "bias" (strong field), "noise" (sigma .1), "faint" (that field and noise of .25), "lesions" (four patches of up
+    to two fifths of a side, each of one value), "half", "slab" (half, a fifth of the moving image's field of view is left).
     """
     changed = aligned
     if condition in HARD:
@@ -168,8 +170,8 @@ def moved_away(fixed: Image, aligned: Image, known: Transform, margin: int = 0, 
     moved = warp(changed, known.inverse(target), target)
     moving = Image(moved.data, target, name=aligned.name)
     points = fixed.grid.points()[foreground(fixed)][::11]
-    if condition == "half":
-        moving = lower_half(moving)
+    if condition in SEEN_SHARE:
+        moving = cut_off(moving, SEEN_SHARE[condition])
         with torch.no_grad():
             index = moving.grid.physical_to_index(known(points).double())
         kept = (index[..., -1] >= 0) & (index[..., -1] <= moving.grid.shape[0] - 1)
@@ -177,11 +179,13 @@ def moved_away(fixed: Image, aligned: Image, known: Transform, margin: int = 0, 
     return KnownCase(rescaled(fixed), rescaled(moving), known, points)
 
 
-def lower_half(image: Image) -> Image:
-    """The first half along the first array axis, without the empty planes before."""
+def cut_off(image: Image, share: float) -> Image:
+    """A share of the anatomy's extent along the first array axis: the first half of it, or a slab around the middle."""
     inside = (image.data[0] > 0.02).flatten(1).any(dim=1).nonzero().flatten()
     first, last = int(inside.min()), int(inside.max())
-    size = (last - first) // 2
+    size = int((last - first) * share)
+    if share < SEEN_SHARE["half"]:
+        first = (first + last - size) // 2
     index = torch.zeros(image.ndim, dtype=torch.float64)
     index[-1] = first
     grid = replace(

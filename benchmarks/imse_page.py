@@ -51,12 +51,13 @@ def relative(found: Measured) -> str:
     """Relative L1 and rank correlation."""
     cases = ("t2", "flair", "pd", "average-t2", "average-pd")
     lines = []
-    for metric, dims in (("imse-2d", "2-D"), ("imse-3d", "3-D")):
+    for metric, dims in (("imse-2d", "2-D"), ("imse-2d-point", "2-D"), ("imse-3d", "3-D")):
         cells = []
         for case in cases:
             row = next(iter(found.rows("relative", metric, f"{dims} {case}")), None)
             cells.append(NONE if row is None else f"{short(float(row['relative']))}, {short(float(row['spearman']))}")
-        lines.append([f"`imse-brain-{dims[0]}d`", *cells])
+        mirrored = ", mirrored=point" if metric.endswith("point") else ""
+        lines.append([f"`imse-brain-{dims[0]}d`{mirrored}", *cells])
     return table(("model", "T2 (3 scans)", "FLAIR (17)", "PD (simulated)", "average T2", "average PD"), lines)
 
 
@@ -81,8 +82,8 @@ def seeds(found: Measured) -> str:
 def response(found: Measured) -> str:
     """Minima and offset."""
     lines = []
-    judged = (("imse, pictures", "imse-2d", "2-D"), ("mind", "mind", "2-D"), ("nmi", "nmi", "2-D"),
-              ("imse, volumes", "imse-3d", "3-D"))  # fmt: skip
+    judged = (("imse, pictures", "imse-2d", "2-D"), ("imse:mirrored=point", "imse-2d-point", "2-D"), ("mind", "mind", "2-D"),
+              ("nmi", "nmi", "2-D"), ("imse, volumes", "imse-3d", "3-D"))  # fmt: skip
     for name, metric, dims in judged:
         for turns in (False, True):
             cells = []

@@ -389,3 +389,36 @@ def test_it_drives_a_registration_alone() -> None:
     middle = torch.tensor([[60.0, 70.0]])
     error = float((found.transform(middle) - middle - torch.tensor([[-4.0, 6.0]])).norm())
     assert error < 0.7
+
+
+# --- mirror images --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mirrored", "mirrors"), [("point", [(2, 3)]), ("every", [(2,), (3,), (2, 3)])])
+def test_mirrored_predictions_do_not_prefer_a_direction(
+    tmp_path: Path, mirrored: str, mirrors: list[tuple[int, ...]]
+) -> None:
+    """E of mirrored images is the mirrored E, which a network alone does not do."""
+    plain = model(tmp_path)
+    metric = IndescribableSpatialEvaluator(str(tmp_path), mirrored=mirrored)
+    fixed, moving = plane("t1")[..., :64, :64], plane("t2")[..., :64, :64]
+    for axes in mirrors:
+        turned = metric.difference(moving.flip(axes), fixed.flip(axes)).flip(axes)
+        torch.testing.assert_close(turned, metric.difference(moving, fixed))
+        alone = plain.difference(moving.flip(axes), fixed.flip(axes)).flip(axes)
+        assert float((alone - plain.difference(moving, fixed)).abs().max()) > 1e-4
+    expected = torch.stack(
+        [plain.difference(moving.flip(axes), fixed.flip(axes)).flip(axes) for axes in [(), *mirrors]]
+    )
+    torch.testing.assert_close(metric.difference(moving, fixed), expected.mean(dim=0))
+
+
+def test_mirrored_volumes_have_eight_images() -> None:
+    metric = load_metric("imse:mirrored=every")
+    assert isinstance(metric, IndescribableSpatialEvaluator)
+    volume = torch.rand(1, 1, 9, 10, 11)
+    torch.testing.assert_close(
+        metric.difference(volume.flip(3), volume.flip(3)).flip(3), metric.difference(volume, volume)
+    )
+    with pytest.raises(SettingsError, match="mirrored is"):
+        load_metric("imse:mirrored=twice")

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks.accuracy import random_rigid
 from benchmarks.imse import COLUMNS, KEY, kind_of, plan_for, tables, translates
 from benchmarks.imse_arms import ARMS, RECIPE
-from benchmarks.imse_data import lower_half, moved_away, random_bend
+from benchmarks.imse_data import cut_off, moved_away, random_bend
 from benchmarks.imse_page import PAGE, Measured, written
 from benchmarks.rows import Table
 from regsim.errors import InputError
@@ -30,7 +30,7 @@ def test_minima_are_counted_between_ridges() -> None:
     assert minima(np.array([3.0, 2.0, 1.0])) == 1
 
 
-@pytest.mark.parametrize("condition", ["easy", "bias", "noise"])
+@pytest.mark.parametrize("condition", ["easy", "bias", "noise", "lesions"])
 def test_the_known_transform_brings_the_image_back(condition: str) -> None:
     fixed, aligned = (coarser(brain(contrast), 6.0) for contrast in ("t1", "t2"))
     known = random_rigid(fixed.grid.centre, 3, 20.0, 20.0)
@@ -49,13 +49,26 @@ def test_a_bend_has_the_error_that_was_asked_for() -> None:
         assert float((bend(points) - points).norm(dim=-1).mean()) == pytest.approx(4.0, rel=0.05)
 
 
-def test_half_of_an_image_keeps_its_place() -> None:
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_a_part_of_an_image_keeps_its_place(share: float) -> None:
     image = coarser(brain("t1"), 4.0)
-    half = lower_half(image)
-    assert half.grid.shape[0] < 0.6 * image.grid.shape[0]
-    point = half.grid.points()[2, 3, 4]
+    part = cut_off(image, share)
+    assert part.grid.shape[0] < 1.2 * share * image.grid.shape[0]
+    point = part.grid.points()[2, 3, 4]
     index = image.grid.physical_to_index(point[None].double())[0].round().long()
-    assert float(image.data[(0, *index.flip(0).tolist())]) == float(half.data[0, 2, 3, 4])
+    assert float(image.data[(0, *index.flip(0).tolist())]) == float(part.data[0, 2, 3, 4])
+
+
+def test_points_of_a_partial_view_lie_within_it() -> None:
+    fixed, aligned = (coarser(brain(contrast), 6.0) for contrast in ("t1", "t2"))
+    known = random_rigid(fixed.grid.centre, 3, 20.0, 20.0)
+    case = moved_away(fixed, aligned, known, 4, "slab")
+    whole = moved_away(fixed, aligned, known, 4, "easy")
+    assert 50 < len(case.points) < 0.6 * len(whole.points)
+    with torch.no_grad():
+        index = case.moving.grid.physical_to_index(known(case.points).double())[..., -1]
+    assert float(index.min()) >= -1e-6
+    assert float(index.max()) <= case.moving.grid.shape[0] - 1 + 1e-6
 
 
 def test_hybrids_and_the_papers_plan() -> None:
