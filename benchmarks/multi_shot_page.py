@@ -3,6 +3,7 @@
 The rows, docs/patch-likelihood/multi_shot.csv, are what `python -m benchmarks.multi_shot figure2 table -o DIR` writes.
 """
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.imse_page import DOCS, filled, short, table
-from benchmarks.multi_shot import ARMS, POWELL, SETS, SUCCESS, figure_of, paired
+from benchmarks.multi_shot import ARMS, OURS, POWELL, SETS, SUCCESS, THEIRS, figure_of, paired
 from benchmarks.rows import Row, read_rows
 from regsim.evaluation.statistics import holm
 
@@ -57,15 +58,15 @@ def figure2(rows: Sequence[Row]) -> str:
 def training_pairs(rows: Sequence[Row]) -> str:
     """Where the training pairs began and ended."""
     lines = []
-    for name in SETS:
-        own = [row for row in rows if row["part"] == "training pairs" and row["set"] == name]
+    for name, arm in itertools.product(SETS, (OURS, THEIRS)):
+        own = [row for row in rows if (row["part"], row["set"], row["arm"]) == ("training pairs", name, arm)]
         if own:
             before, after = (np.array([float(row[column]) for row in own]) for column in ("before", "after"))
             lines.append(
-                [NAMES[name], str(len(own)), f"{np.median(before):.1f}", short(float(np.median(after))),
+                [NAMES[name], arm, str(len(own)), f"{np.median(before):.1f}", short(float(np.median(after))),
                  f"{100 * (after < SUCCESS).mean():.0f} %"]
             )  # fmt: skip
-    return table(("pairs", "n", "median error before, mm", "after", "below 2 mm"), lines)
+    return table(("pairs", "plan", "n", "median error before, mm", "after", "below 2 mm"), lines)
 
 
 def test_pairs(rows: Sequence[Row]) -> str:

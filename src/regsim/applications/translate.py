@@ -20,7 +20,7 @@ from regsim.prepare import intensity_ends, rescaled
 from regsim.settings import Settings
 from regsim.transforms.files import read_transform
 
-HISTOGRAM = "histogram"
+METHOD, HISTOGRAM = "imse:mirrored=every", "histogram"
 LEVELS, POINTS = 1024, 15
 
 
@@ -30,7 +30,7 @@ class TranslateRequest(Settings):
     source: Path
     like: Path
     output: Path
-    method: str = "imse"
+    method: str = METHOD
     transform: Path | None = None
     truth: Path | None = None
     source_mask: Path | None = None
@@ -57,12 +57,13 @@ def translate_file(asked: TranslateRequest) -> list[TranslationRow]:
 
 
 def translated(
-    source: Image, like: Image, mask: torch.Tensor | None = None, method: str = "imse", device: str = "cpu"
+    source: Image, like: Image, mask: torch.Tensor | None = None, method: str = METHOD, device: str = "cpu"
 ) -> Image:
     """The source in the contrast of `like`, in its intensities, on the source's grid.
 
     "imse", or a model of it: `x = r - E(source, r)`, r the reference, which need not be aligned well: what the evaluator predicts
-    is the reference less the source in its contrast. (The published code predicts half of that, and there x is r - 2 E.)
+    is the reference less the source in its contrast. (The published code predicts half of that, and there x is r - 2 E.) By
+    default E is the mean over all mirror images.
     A model of `translation`: its generator; the reference gives the intensities' range alone. "histogram": SimpleITK's matching
     of 15 quantiles, the baseline that knows no anatomy.
 

@@ -21,7 +21,7 @@ def translate(
             "--method",
             help="imse; a model of imse; a generator that `regsim train cyclegan` or reggan wrote; or histogram.",
         ),
-    ] = "imse",
+    ] = "imse:mirrored=every",
     transform: Annotated[
         Path | None, typer.Option("--transform", help="Source points to points of --like, from a registration.")
     ] = None,

@@ -186,11 +186,11 @@ class IndescribableSpatialEvaluator(LearnedMetric):
 
     def _answer(self, network: EvaluatorNetwork, other: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """E, over the mirror images that `mirrored` asks for."""
-        answers = [
-            network(other.flip(axes), reference.flip(axes)).flip(axes)
-            for axes in _mirror_images(other.ndim - 2, self.mirrored)
-        ]
-        return answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
+        total: torch.Tensor = network(other, reference)
+        mirrors = _mirror_images(other.ndim - 2, self.mirrored)
+        for axes in mirrors:
+            total = total + network(other.flip(axes), reference.flip(axes)).flip(axes)
+        return total / (1 + len(mirrors)) if mirrors else total
 
     def _local(self, state: _State, moving: torch.Tensor) -> torch.Tensor:
         maps = [part.planes.stacked(self._plane_map(part, moving), moving.shape[2:]) for part in state.parts]
@@ -205,10 +205,10 @@ def _mirror_images(dims: int, mirrored: str) -> list[tuple[int, ...]]:
     """The array axes of `(N, 1, *spatial)` that each mirror image reverses.
 
     >>> _mirror_images(2, "point"), _mirror_images(2, "every")
-    ([(), (2, 3)], [(), (2,), (3,), (2, 3)])
+    ([(2, 3)], [(2,), (3,), (2, 3)])
     """
     axes = range(2, dims + 2)
-    counts = {"none": (0,), "point": (0, dims), "every": range(dims + 1)}[mirrored]
+    counts = {"none": (), "point": (dims,), "every": range(1, dims + 1)}[mirrored]
     return [chosen for count in counts for chosen in itertools.combinations(axes, count)]
 
 
