@@ -104,8 +104,8 @@ def response(found: Measured) -> str:
 
 def rigid(found: Measured) -> str:
     """Successes and median error."""
-    cases = {"easy": "easy", "half": "half of the field of view", "bias": "strong bias field",
-             "faint": "that and noise of .25", "ct": "phantom, T2 onto CT"}  # fmt: skip
+    cases = {"easy": "easy", "half": "half of the field of view", "slab": "a slab", "lesions": "lesions",
+             "bias": "strong bias field", "faint": "that and noise of .25", "ct": "phantom, T2 onto CT"}  # fmt: skip
     cases = {case: name for case, name in cases.items() if found.rows("rigid", "mi", case)}
     lines = []
     for metric in ("imse", "imse-3d", "imse+mi", "imse+mind", "mi", "mind"):
