@@ -6,11 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.multi_shot import RECIPE, answer, changes, errors, figure_of, paired
+from benchmarks.multi_shot import (
+    PAPER_RECIPES,
+    RECIPE,
+    answer,
+    changes,
+    errors,
+    figure_of,
+    paired,
+    patch_plan,
+    spacings_of,
+)
 from benchmarks.multi_shot_page import PAGE, rows_of, written
 from benchmarks.rough_pairs import ANGLE, SHIFT, gradient_magnitude, misalignment, moved
 from regsim.evaluation.statistics import holm
 from regsim.images.examples import brain
+from regsim.metrics.zoo import model_folder
 from regsim.prepare import coarser
 from regsim.training.patch_recipe import MultiShotRecipe
 from regsim.training.recipe import load_recipe
@@ -86,3 +97,19 @@ def test_changes_of_the_recipe_fit_it(quick: bool) -> None:
 def test_the_tables_of_the_page_are_those_of_its_rows() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert written(page, rows_of()) == page
+
+
+@pytest.mark.parametrize("name", PAPER_RECIPES)
+def test_the_papers_plans_are_recipes(name: str) -> None:
+    recipe = load_recipe(PAPER_RECIPES[name], changes(name, PAPER_RECIPES[name], quick=False))
+    assert isinstance(recipe, MultiShotRecipe)
+    assert recipe.name == f"{PAPER_RECIPES[name]}-{name}"
+
+
+def test_a_model_is_registered_by_at_all_its_resolutions() -> None:
+    spacings = spacings_of(model_folder("patch-likelihood-brain-3d"))
+    assert spacings == (4.0, 2.0)
+    levels = patch_plan("patch-likelihood-brain-3d", "gradient", spacings).stages[0].levels
+    assert [level.spacing for level in levels] == [4.0, 2.0, 2.0]
+    assert "patches=2048" in str(levels[-1].metric)
+    assert len(patch_plan("patch-likelihood-brain-3d", "powell", spacings).stages[0].levels) == 2
