@@ -422,3 +422,14 @@ def test_mirrored_volumes_have_eight_images() -> None:
     )
     with pytest.raises(SettingsError, match="mirrored is"):
         load_metric("imse:mirrored=twice")
+
+
+# --- what a card's figures come from --------------------------------------------------------------------------------
+
+
+def test_cards_may_be_judged_by_pairs_of_their_own() -> None:
+    plain, volumes = recipe(), load_recipe("imse-brain-3d", [])
+    assert isinstance(volumes, ImseRecipe)
+    assert plain.tested == plain.pairs
+    assert volumes.tested.motion.error == (2.0, 18.0) != volumes.pairs.motion.error
+    assert volumes.tested.model_copy(update={"motion": volumes.pairs.motion}) == volumes.pairs

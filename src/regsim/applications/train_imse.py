@@ -102,9 +102,9 @@ class ImseJob(TrainingJob):
         figures: Figures = {}
         for other in sorted(names - {recipe.contrast}) or sorted(names):
             both = [subject for subject in parts.test if {recipe.contrast, other} <= set(subject.images)]
-            maker = AcrossMaker(both, recipe.pairs, recipe.contrast, other)
+            maker = AcrossMaker(both, recipe.tested, recipe.contrast, other)
             known = draw_known_pairs(
-                maker, recipe.tested_pairs, recipe.trainer.seed + 2, least_misaligned(recipe.pairs)
+                maker, recipe.tested_pairs, recipe.trainer.seed + 2, least_misaligned(recipe.tested)
             )
             batches = drawn(maker.restyled, recipe.tested_pairs, recipe.trainer.seed + 3)
             figures[f"relative_{other}"] = evaluator_figures(network, batches)["relative"]

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from regsim.metrics.evaluator_network import EvaluatorSettings
+from regsim.misalign.motion import MotionSettings
 from regsim.misalign.pairs import PairSettings
 from regsim.misalign.restyled import StyleSettings
 from regsim.training.base_recipe import BaseRecipe
@@ -43,6 +44,7 @@ class ImseRecipe(BaseRecipe):
         stages: in order.
         checked_pairs: how many validation pairs choose the network.
         tested_pairs: how many test pairs of each kind the card's figures come from.
+        tested_motion: how those part, so that models of unlike trainings are judged alike; none: as in training.
     """
 
     metric: Literal["imse"]
@@ -55,6 +57,7 @@ class ImseRecipe(BaseRecipe):
     stages: tuple[ImseStage, ...] = Field(min_length=1)
     checked_pairs: int = Field(default=64, ge=16)
     tested_pairs: int = Field(default=128, ge=32)
+    tested_motion: MotionSettings | None = None
 
     @property
     def dims(self) -> int:
@@ -66,6 +69,11 @@ class ImseRecipe(BaseRecipe):
         pairs = self.pairs.model_copy(update={"dims": 2, "size": self.plane_size})
         network = self.network.model_copy(update={"dims": 2})
         return self.model_copy(update={"pairs": pairs, "network": network, "stages": self.planes, "planes": ()})
+
+    @property
+    def tested(self) -> PairSettings:
+        """The pairs that the card's figures come from."""
+        return self.pairs.model_copy(update={"motion": self.tested_motion or self.pairs.motion})
 
     def pairs_of(self, stage: ImseStage) -> PairSettings:
         """The pairs that a stage learns from."""
