@@ -288,6 +288,8 @@ def test_it_learns_what_it_is_taught() -> None:
         (('stages.0.decides="auc"',), "relative \\(lower\\)"),
         (('stages.0.better="higher"',), "relative \\(higher\\)"),
         (("styles.copies=0",), "copies"),
+        (("scales=[]",), "factors of 1 and more"),
+        (("scales=[0, 1]",), "factors of 1 and more"),
     ],
 )
 def test_recipes_that_make_no_sense(changes: tuple[str, ...], words: str) -> None:

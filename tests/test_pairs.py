@@ -15,7 +15,7 @@ from regsim.images.image import Image
 from regsim.images.io import write_image
 from regsim.misalign.motion import KINDS, CommonSettings, MotionSettings, draw_motion, rigid_motion
 from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings, draw_window
-from regsim.misalign.sources import SourceSettings, Subject, bundled_subject, read_subjects, shape_subjects
+from regsim.misalign.sources import SourceSettings, Subject, bundled_subject, by_scale, read_subjects, shape_subjects
 
 OPEN = WindowSettings(disc=0, box=0)
 CALM = CommonSettings(rotation=5, translation=3, zoom=1.05, shear=0.02, flips=False)
@@ -127,6 +127,36 @@ def test_windows_show_the_same_part_of_both() -> None:
     assert float(share.min()) > 0.03
     assert not pairs.fixed[pairs.mask == 0].any()
     assert not pairs.moving[pairs.mask == 0].any()
+
+
+def test_slabs_are_whole_but_across_one_axis() -> None:
+    settings = WindowSettings(disc=0, box=0, slab=1, thinnest=0.2, largest=0.5)
+    shown = draw_window(12, (20, 20, 20), settings, generator())[:, 0] > 0
+    for one in shown:
+        sides = sorted(int(one.any(dim=first).any(dim=second).sum()) for first, second in ((2, 1), (2, 0), (1, 0)))
+        assert sides[1:] == [20, 20]
+        assert 3 <= sides[0] <= 11
+        assert int(one.sum()) == sides[0] * 400
+    assert len({one.numpy().tobytes() for one in shown}) > 6
+    with pytest.raises(SettingsError, match="share more than 1"):
+        WindowSettings.checked({"disc": 0.5, "box": 0.3, "slab": 0.3})
+
+
+def test_a_coarser_subject_is_the_mean_of_blocks() -> None:
+    subject = smooth_subject((8, 12, 16))
+    coarse = by_scale(subject, 4)
+    assert coarse.shape == (2, 3, 4)
+    [image] = coarse.images.values()
+    [whole] = subject.images.values()
+    assert float(image[1, 2, 3]) == pytest.approx(float(whole[4:, 8:, 12:].mean()), rel=1e-5)
+    assert by_scale(smooth_subject((1, 12, 16)), 4).shape == (1, 3, 4)  # a plane stays one
+    assert by_scale(subject, 1) is subject
+
+
+def test_other_windows_draw_what_they_drew_before_there_were_slabs() -> None:
+    one, two = (draw_window(30, (16, 16), WindowSettings(slab=slab), generator()) for slab in (0.0, 0.6))
+    same = (one == two).flatten(1).all(dim=1)
+    assert 8 < int(same.sum()) < 30
 
 
 def test_crops_never_show_what_was_not_imaged() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from regsim.errors import InputError, SettingsError, TrainingError
 from regsim.kernels.channel_norm import ChannelNorm
-from regsim.training import memory
+from regsim.training import devices, memory
 from regsim.training.folds import split_by_subject
 from regsim.training.log import CurveRow, as_table, from_table
 from regsim.training.state import STATE, TrainingState, load_state, remove_state, save_state, step_seed
@@ -230,6 +230,13 @@ def test_half_precision(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in made.network.parameters()} == {torch.float32}
     with pytest.raises(SettingsError, match="fp16 needs a GPU"):
         train(network(), stages(), QUICK.model_copy(update={"amp": "fp16"}), tmp_path / "b")
+
+
+@pytest.mark.parametrize(("has", "amp"), [(True, "bf16"), (False, "no")])
+def test_a_processor_without_bf16_goes_without(has: bool, amp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "processor_has_bf16", lambda: has)
+    made = devices.make_accelerator(TrainerSettings(device="cpu", amp="bf16"))
+    assert made.mixed_precision == amp
 
 
 # --- checks, early stop, curves -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from regsim.metrics.evaluator_network import EvaluatorNetwork, inflate
 from regsim.metrics.imse import IndescribableSpatialEvaluator
 from regsim.misalign.pairs import PairMaker
 from regsim.misalign.restyled import AcrossMaker, RestyledMaker
-from regsim.misalign.sources import Subject
+from regsim.misalign.sources import Subject, by_scale
 from regsim.output import make_folder
 from regsim.training.checks import drawn
 from regsim.training.imse_lesson import EvaluatorCheck, EvaluatorLoss, evaluator_figures
@@ -48,7 +48,7 @@ class ImseJob(TrainingJob):
             raise InputError(
                 f"no training subject has the contrast {recipe.contrast}; there are {there}: --set contrast=NAME"
             )
-        self.pairs = PairMaker(learners, recipe.pairs)
+        self.pairs = PairMaker([by_scale(each, factor) for factor in recipe.scales for each in learners], recipe.pairs)
         self.checked = _of_contrast(parts.validation, recipe.contrast)
         if any(stage.check_every for stage in recipe.stages) and not self.checked:
             raise InputError("check_every needs validation subjects; set their share above 0, or check_every to 0")

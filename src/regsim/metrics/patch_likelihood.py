@@ -17,6 +17,7 @@ from regsim.metrics.planes import Planes, planes_for
 
 MODELS = {2: "patch-likelihood-brain-2d", 3: "patch-likelihood-brain-3d"}
 MAP_STEP, AT_ONCE = 4, 256
+LEAST = 0.004  # a quarter of the patch is seen
 TINY = 1e-6
 
 
@@ -52,8 +53,9 @@ class PatchLikelihood(LearnedMetric):
     """The mean log-likelihood ratio of "same place" against "another place" over patches that are chosen by their contrast.
 
     `value = sum of w_p L(fixed patch p, moving patch p) / sum of w_p`, L the network's answer (natural logarithm of the odds,
-    both kinds of patch pairs being equally frequent in training), w_p the share of the patch that mask and overlap leave. No
-    unit. Range unbounded; 0 = no evidence; higher is better. An empty mask, or an image smaller than everything, gives 0.
+    both kinds of patch pairs being equally frequent in training), w_p the fourth power of the share of the
+    patch that mask and overlap leave (0 below a quarter). No unit. Range unbounded; 0 = no evidence; higher is better. An empty
+    mask, or an image smaller than everything, gives 0.
     Map: -L of the patch around each voxel, from patches a quarter of their side apart, interpolated; lower is better.
 
     The patches are drawn from the fixed image, once for each `bind`: as often as there is contrast around them, never from
@@ -160,13 +162,20 @@ class PatchLikelihood(LearnedMetric):
         """Of one set of planes, `(M,)`."""
         planes, cutter = part.planes, part.cutter
         held = part.weights if seen is None else cutter.padded(planes.cut(seen.expand_as(moving)))
-        weight = torch.cat([cutter.shares(held, few) for few in part.index], dim=1)
-        image, found = cutter.padded(planes.cut(moving)), []
+        image, zero = cutter.padded(planes.cut(moving)), moving.flatten()[:1] * 0.0
+        total, counted = zero, zero
         for few, half in zip(part.index, part.half, strict=True):
+            weight = F.threshold(cutter.shares(held, few), LEAST, 0.0)
+            if len(image) == 1:  # of a partial view most patches see nothing: they are not asked
+                kept = weight[0] > 0
+                few, half, weight = few[:, kept], half[kept], weight[:, kept]
+            if not weight.shape[1]:
+                continue
             patches = cutter.cut(image, few)
-            found.append(part.network.beside(half.to(patches), patches).reshape(len(image), -1))
-        likelihood = torch.cat(found, dim=1)
-        value = (likelihood * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(TINY)
+            likelihood = part.network.beside(half.to(patches), patches).reshape(len(image), -1)
+            total = total + (likelihood * weight).sum(dim=1)
+            counted = counted + weight.sum(dim=1)
+        value = total / counted.clamp_min(TINY)
         return planes.mean(value, held)
 
     def _local(self, state: _State, moving: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 
 from regsim.errors import GridError, InputError, RegsimError
@@ -184,6 +185,22 @@ def make_subject(name: str, images: Sequence[Image], labels: Image | None, spaci
         steps=(steps[0], steps[1], steps[2]),
         empty_outside=all(dark_borders(volume) for volume in volumes.values()),
     )
+
+
+def by_scale(subject: Subject, factor: int) -> Subject:
+    """The subject with voxels `factor` times as large along every axis that has planes enough, as means of blocks; no labels.
+
+    Its steps stay as they were: lengths of what is done to it count in voxels.
+    """
+    if factor == 1:
+        return subject
+    block = [factor if n >= factor else 1 for n in subject.shape]
+
+    def means(volume: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool3d(volume[None, None].float(), block)[0, 0]
+
+    images = {name: means(volume) for name, volume in subject.images.items()}
+    return replace(subject, images=images, labels=None, seen=means(subject.seen) > 0.5)
 
 
 def _on_grid(image: Image, grid: Grid) -> Image:

@@ -15,7 +15,8 @@ def make_accelerator(settings: TrainerSettings) -> Accelerator:
     """The device, the precision and the processes of one run.
 
     accelerate remembers the first choice for the whole process; it is forgotten here, so that runs in one process can differ.
-    A stage may leave parts of a network unused (a decoder), which many processes must be told.
+    A stage may leave parts of a network unused (a decoder), which many processes must be told. A processor that has no bf16
+    emulates it, some ten times slower than without: there "bf16" is "no".
 
     Raises:
         SettingsError: no GPU where one is asked for; fp16 without a GPU; bf16 on a GPU that has none.
@@ -31,7 +32,14 @@ def make_accelerator(settings: TrainerSettings) -> Accelerator:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         PartialState._reset_state()
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision=settings.amp, cpu=not cuda, kwargs_handlers=[unused])
+    amp = "no" if settings.amp == "bf16" and not cuda and not processor_has_bf16() else settings.amp
+    return Accelerator(mixed_precision=amp, cpu=not cuda, kwargs_handlers=[unused])
+
+
+def processor_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 itself (AVX-512, AMX, or ARM's)."""
+    known = torch.cpu.get_capabilities()
+    return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 @contextmanager

@@ -36,6 +36,9 @@ class ImseRecipe(BaseRecipe):
             the training subjects have are not looked at.
         network: see `EvaluatorSettings`.
         source, pairs: what pairs are made of, and how; `pairs.appearance` must be empty, `pairs.pairing` is "one_image".
+        scales: by which factors the training subjects are made coarser; one that is named twice is drawn twice as often. A
+            network for rigid registration is asked about whole heads at 8 mm, too. Lengths of motions count in voxels, so
+            they grow with the factor.
         styles: how the styled member looks, and the reference.
         planes: of volumes only: stages that teach a network for pictures on planes of `plane_size` first; its kernels become
             the middle planes of the network for volumes (`inflate`). A network for volumes that starts from nothing rests
@@ -51,6 +54,7 @@ class ImseRecipe(BaseRecipe):
     contrast: str = "t1"
     network: EvaluatorSettings = EvaluatorSettings()
     pairs: PairSettings = PairSettings()
+    scales: tuple[int, ...] = (1,)
     styles: StyleSettings = StyleSettings()
     planes: tuple[ImseStage, ...] = ()
     plane_size: int = Field(default=64, ge=16, le=1024)
@@ -94,6 +98,8 @@ class ImseRecipe(BaseRecipe):
             raise ValueError("pairs.appearance must be empty: what changes the styled image belongs into styles")
         if self.pairs.pairing != ("one_image",):
             raise ValueError(f"pairs.pairing must be one_image, got {', '.join(self.pairs.pairing)}")
+        if not self.scales or min(self.scales) < 1:
+            raise ValueError(f"scales: expected factors of 1 and more, got {list(self.scales)}")
         if self.planes and self.dims == 2:
             raise ValueError("planes: a network for pictures has no planes to start from; leave them out")
         for number, stage in enumerate((*self.planes, *self.stages)):

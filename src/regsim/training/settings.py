@@ -43,9 +43,10 @@ class StageSettings(Settings):
 class TrainerSettings(Settings):
     """One run. `seed`, `amp` and `channels_last` belong to what is learnt; the others may change when a run is resumed.
 
-    `amp`: mixed precision, "no" everywhere unless asked for; fp16 needs a GPU. `checkpoint_every`: seconds between
-    training states; a killed run repeats at most that much. `fast_memory`: see `training.memory`. `ahead`: batches that a
-    thread draws while the network learns; without it 2 on a GPU and none on the CPU. They are the same batches.
+    `amp`: mixed precision, "no" everywhere unless asked for; fp16 needs a GPU; a CPU without bf16 goes without.
+    `checkpoint_every`: seconds between training states; a killed run repeats at most that much. `fast_memory`: see
+    `training.memory`. `ahead`: batches that a thread draws while the network learns; without it 2 on a GPU and none on the
+    CPU. They are the same batches.
     """
 
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
