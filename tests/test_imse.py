@@ -288,8 +288,8 @@ def test_it_learns_what_it_is_taught() -> None:
         (('stages.0.decides="auc"',), "relative \\(lower\\)"),
         (('stages.0.better="higher"',), "relative \\(higher\\)"),
         (("styles.copies=0",), "copies"),
-        (("scales=[]",), "factors of 1 and more"),
-        (("scales=[0, 1]",), "factors of 1 and more"),
+        (("stages.0.scales=[]",), "scales"),
+        (("stages.0.scales=[0, 1]",), "factors of 1 and more"),
     ],
 )
 def test_recipes_that_make_no_sense(changes: tuple[str, ...], words: str) -> None:
@@ -424,6 +424,24 @@ def test_mirrored_volumes_have_eight_images() -> None:
     )
     with pytest.raises(SettingsError, match="mirrored is"):
         load_metric("imse:mirrored=twice")
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_may_have_harder_pairs() -> None:
+    volumes = load_recipe("imse-brain-3d", [])
+    assert isinstance(volumes, ImseRecipe)
+    plain, hard = volumes.stages
+    assert volumes.pairs_of(plain) == volumes.pairs
+    assert volumes.styles_of(plain) == volumes.styles
+    assert volumes.pairs_of(hard).window.slab > 0 == volumes.pairs.window.slab
+    assert volumes.pairs_of(hard).motion == volumes.pairs.motion
+    kinds = [[change.kind for change in volumes.styles_of(stage).degrade] for stage in volumes.stages]  # type: ignore[attr-defined]
+    assert "occlusion" not in kinds[0]
+    assert "occlusion" in kinds[1]
+    near = plain.model_copy(update={"near": 4.0})
+    assert volumes.pairs_of(near).motion.error == (1.5, 4.0)
 
 
 # --- what a card's figures come from --------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from regsim.misalign.sources import Subject, by_scale
 from regsim.output import make_folder
 from regsim.training.checks import drawn
 from regsim.training.imse_lesson import EvaluatorCheck, EvaluatorLoss, evaluator_figures
-from regsim.training.imse_recipe import ImseRecipe
+from regsim.training.imse_recipe import ImseRecipe, ImseStage
 from regsim.training.trainer import OnStep, Stage, Trained, train
 
 CLASSICAL = ("ncc", "lncc", "nmi", "mind")
@@ -48,7 +48,8 @@ class ImseJob(TrainingJob):
             raise InputError(
                 f"no training subject has the contrast {recipe.contrast}; there are {there}: --set contrast=NAME"
             )
-        self.pairs = PairMaker([by_scale(each, factor) for factor in recipe.scales for each in learners], recipe.pairs)
+        self.learners = learners
+        self.pairs = PairMaker(learners, recipe.pairs)
         self.checked = _of_contrast(parts.validation, recipe.contrast)
         if any(stage.check_every for stage in recipe.stages) and not self.checked:
             raise InputError("check_every needs validation subjects; set their share above 0, or check_every to 0")
@@ -78,13 +79,18 @@ class ImseJob(TrainingJob):
         stages = [
             Stage(
                 EvaluatorLoss(stage.squared),
-                RestyledMaker(pairs.with_settings(recipe.pairs_of(stage)), recipe.styles),
+                self._maker(recipe, stage),
                 check,
                 stage,
             )
             for stage in recipe.stages
         ]
         return train(network, stages, recipe.trainer, work, on_step, self.request.resume, self.fingerprint)
+
+    def _maker(self, recipe: ImseRecipe, stage: ImseStage) -> RestyledMaker:
+        """The pairs that a stage learns from."""
+        subjects = [by_scale(each, factor) for factor in stage.scales for each in self.learners]
+        return RestyledMaker(PairMaker(subjects, recipe.pairs_of(stage)), recipe.styles_of(stage))
 
     def _figures(self) -> Figures:
         """Of every other contrast that test subjects have beside the training contrast; else of that one alone.

@@ -5,8 +5,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from regsim.metrics.evaluator_network import EvaluatorSettings
+from regsim.misalign.appearance import Appearance
 from regsim.misalign.motion import MotionSettings
-from regsim.misalign.pairs import PairSettings
+from regsim.misalign.pairs import PairSettings, WindowSettings
 from regsim.misalign.restyled import StyleSettings
 from regsim.training.base_recipe import BaseRecipe
 from regsim.training.settings import StageSettings
@@ -21,10 +22,22 @@ class ImseStage(StageSettings):
         squared: weight of the mean squared error beside L1. With AdamW L1 alone rests for long at predicting nothing, which
             is the median of what an unskilled network can know.
         near: voxels; where above 0, the largest displacement of this stage's pairs (training near zero).
+        scales: by which factors this stage makes the subjects coarser; one that is named twice is drawn twice as often.
+            Rigid registrations ask about whole heads at 8 mm, too. Lengths of motions count in voxels: they grow with the factor.
+        window, degrade: of this stage's pairs, in place of `pairs.window` and `styles.degrade`.
     """
 
     squared: float = Field(default=0.0, ge=0)
     near: float = Field(default=0.0, ge=0)
+    scales: tuple[int, ...] = Field(default=(1,), min_length=1)
+    window: WindowSettings | None = None
+    degrade: tuple[Appearance, ...] | None = None
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Self:
+        if min(self.scales) < 1:
+            raise ValueError(f"scales: expected factors of 1 and more, got {list(self.scales)}")
+        return self
 
 
 class ImseRecipe(BaseRecipe):
@@ -36,9 +49,6 @@ class ImseRecipe(BaseRecipe):
             the training subjects have are not looked at.
         network: see `EvaluatorSettings`.
         source, pairs: what pairs are made of, and how; `pairs.appearance` must be empty, `pairs.pairing` is "one_image".
-        scales: by which factors the training subjects are made coarser; one that is named twice is drawn twice as often. A
-            network for rigid registration is asked about whole heads at 8 mm, too. Lengths of motions count in voxels, so
-            they grow with the factor.
         styles: how the styled member looks, and the reference.
         planes: of volumes only: stages that teach a network for pictures on planes of `plane_size` first; its kernels become
             the middle planes of the network for volumes (`inflate`). A network for volumes that starts from nothing rests
@@ -54,7 +64,6 @@ class ImseRecipe(BaseRecipe):
     contrast: str = "t1"
     network: EvaluatorSettings = EvaluatorSettings()
     pairs: PairSettings = PairSettings()
-    scales: tuple[int, ...] = (1,)
     styles: StyleSettings = StyleSettings()
     planes: tuple[ImseStage, ...] = ()
     plane_size: int = Field(default=64, ge=16, le=1024)
@@ -81,11 +90,15 @@ class ImseRecipe(BaseRecipe):
 
     def pairs_of(self, stage: ImseStage) -> PairSettings:
         """The pairs that a stage learns from."""
-        if not stage.near:
-            return self.pairs
-        error = (min(self.pairs.motion.error[0], stage.near / 2), stage.near)
-        motion = self.pairs.motion.model_copy(update={"error": error})
-        return self.pairs.model_copy(update={"motion": motion})
+        motion = self.pairs.motion
+        if stage.near:
+            error = (min(motion.error[0], stage.near / 2), stage.near)
+            motion = motion.model_copy(update={"error": error})
+        return self.pairs.model_copy(update={"motion": motion, "window": stage.window or self.pairs.window})
+
+    def styles_of(self, stage: ImseStage) -> StyleSettings:
+        """How a stage's pairs look."""
+        return self.styles if stage.degrade is None else self.styles.model_copy(update={"degrade": stage.degrade})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -98,8 +111,6 @@ class ImseRecipe(BaseRecipe):
             raise ValueError("pairs.appearance must be empty: what changes the styled image belongs into styles")
         if self.pairs.pairing != ("one_image",):
             raise ValueError(f"pairs.pairing must be one_image, got {', '.join(self.pairs.pairing)}")
-        if not self.scales or min(self.scales) < 1:
-            raise ValueError(f"scales: expected factors of 1 and more, got {list(self.scales)}")
         if self.planes and self.dims == 2:
             raise ValueError("planes: a network for pictures has no planes to start from; leave them out")
         for number, stage in enumerate((*self.planes, *self.stages)):
