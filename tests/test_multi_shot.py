@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,14 +133,48 @@ def test_a_training_that_was_stopped_goes_on_with_the_shot_it_was_at(
     registered: list[float] = []
     original = multi_shot.MultiShotJob._registered
 
-    def counted(self: multi_shot.MultiShotJob, shot: object, *rest: object) -> object:
+    def counted(self: multi_shot.MultiShotJob, pair: object, shot: object, *rest: object) -> object:
         registered.append(shot.spacing)  # type: ignore[attr-defined]
-        return original(self, shot, *rest)  # type: ignore[arg-type]
+        return original(self, pair, shot, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(multi_shot.MultiShotJob, "_registered", counted)
     card = train_model(request, tmp_path / "cut")[0]
-    assert registered == [1.0]
+    assert registered == [1.0] * 3  # the second shot's pairs alone
     assert card.sha256 == whole.sha256
+
+
+def test_cross_fitted_pairs_are_registered_by_networks_that_have_not_seen_their_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regsim.applications import multi_shot
+    from regsim.applications.train import TrainRequest, train_model
+
+    pairs = written(tmp_path / "data", 5)
+    changes = [*SETTINGS, "cross_fitted=2", "shares=[0.8, 0.2, 0.0]"]
+    taught, registered = multi_shot.MultiShotJob._taught, multi_shot.MultiShotJob._registered
+    seen: dict[str, set[str]] = {}
+    asked: list[tuple[str, str]] = []
+
+    def noted(self: multi_shot.MultiShotJob, number: int, shot: Any, lie: Any, learners: Any, *rest: Any) -> Any:
+        part = rest[1] if len(rest) > 1 else ""
+        seen[str(self._folder(number) / part)] = {pair.person for pair in learners}
+        return taught(self, number, shot, lie, learners, *rest)
+
+    def used(self: multi_shot.MultiShotJob, pair: Any, shot: Any, metric: Any, before: Any) -> Any:
+        asked.append((pair.person, metric.model))
+        return registered(self, pair, shot, metric, before)
+
+    monkeypatch.setattr(multi_shot.MultiShotJob, "_taught", noted)
+    monkeypatch.setattr(multi_shot.MultiShotJob, "_registered", used)
+    request = TrainRequest(load_recipe("patch-likelihood-multishot", changes), pairs=pairs)
+    train_model(request, tmp_path / "model")
+    assert len(seen) == 2 * 3
+    assert len(asked) == 2 * 5
+    assert all(person not in seen[folder] for person, folder in asked)
+    everybody = {person for people in seen.values() for person in people}
+    assert sorted(len(people) for people in seen.values()) == [2, 2, 2, 2, 4, 4]
+    assert len(everybody) == 4
+    assert not list(tmp_path.glob("model/shot-*"))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +189,11 @@ def test_a_training_that_was_stopped_goes_on_with_the_shot_it_was_at(
             "network.spacings",
         ),
         (("train", "patch-likelihood-multishot", "--pairs", "{pairs}", "--set", "patches.dither=3"), "each shot"),
+        (("train", "patch-likelihood-multishot", "--pairs", "{pairs}", "--set", "cross_fitted=1"), "at least 2 parts"),
+        (
+            ("train", "patch-likelihood-multishot", "--pairs", "{pairs}", "--set", "cross_fitted=3", *CHANGES),
+            "training pairs are of",
+        ),
     ],
 )
 def test_what_is_refused(arguments: tuple[str, ...], words: str, command: Command, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A training of `patch_likelihood`, shot by shot: what one shot has learnt brings the pairs nearer for the next one."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -110,6 +111,12 @@ class MultiShotJob(TrainingJob):
     def _prepare(self) -> None:
         if self.recipe.learning.check_every and not self.checked:
             raise InputError("check_every needs validation pairs; set their share above 0, or check_every to 0")
+        people = len({pair.person for pair in self.learners})
+        if self.recipe.cross_fitted > people:
+            raise InputError(
+                f"cross_fitted {self.recipe.cross_fitted}: the training pairs are of {people} "
+                f"{'person' if people == 1 else 'people'}; divide into fewer parts, or 0"
+            )
 
     def _audit(self) -> list[str]:
         generator = torch.Generator().manual_seed(self.recipe.trainer.seed)
@@ -140,8 +147,8 @@ class MultiShotJob(TrainingJob):
                 states.append(_skipped(number, shot, self.learners[0].fixed.grid.unit, alignments))
                 continue
             say(f"shot {number + 1} of {len(recipe.shots)}: learning at {shot.spacing:g}")
-            trained = self._taught(number, shot, alignments, on_step)
-            whole.levels[recipe.network.spacings.index(shot.spacing)].load_state_dict(trained.network.state_dict())
+            trained = self._taught(number, shot, alignments, self.learners, on_step)
+            self._put(whole, shot, trained)
             say(f"shot {number + 1} of {len(recipe.shots)}: registering the pairs")
             states.append(self._finished_shot(number, shot, whole, trained, alignments))
             alignments = {name: _rigid(matrix, alignments[name]) for name, matrix in states[-1].matrices.items()}
@@ -156,9 +163,17 @@ class MultiShotJob(TrainingJob):
         last = next((state.row for state in reversed(states) if not state.row.skipped), None)
         return last is not None and last.spacing == shot.spacing and last.moved < self.recipe.settled
 
-    def _taught(self, number: int, shot: Shot, alignments: Alignments, on_step: OnStep | None) -> Trained:
-        """A fresh network, taught on the pairs as they lie now."""
-        recipe, folder = self.recipe, make_folder(self.work / f"shot-{number + 1}")
+    def _taught(
+        self,
+        number: int,
+        shot: Shot,
+        alignments: Alignments,
+        learners: Sequence[ImagePair],
+        on_step: OnStep | None,
+        part: str = "",
+    ) -> Trained:
+        """A fresh network, taught on these pairs as they lie now; `part` tells its folder from the shot's own."""
+        recipe, folder = self.recipe, make_folder(self._folder(number) / part)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.trainer.seed + number)
             network = PatchNetwork(recipe.network)
@@ -167,7 +182,7 @@ class MultiShotJob(TrainingJob):
             maker = self._maker(self.checked, shot, alignments)
             check = PatchCheck(maker, recipe.checked_patches, recipe.trainer.seed + 1)
         settings = recipe.trainer.model_copy(update={"seed": recipe.trainer.seed + number})
-        stage = Stage(PatchCrossEntropy(), self._maker(self.learners, shot, alignments), check, recipe.learning)
+        stage = Stage(PatchCrossEntropy(), self._maker(learners, shot, alignments), check, recipe.learning)
 
         def told(row: CurveRow) -> None:
             if on_step is not None:
@@ -176,18 +191,38 @@ class MultiShotJob(TrainingJob):
         lie = hashlib.sha256(str([way.homogeneous().tolist() for way in alignments.values()]).encode()).hexdigest()
         return train(network, [stage], settings, folder, told, self.request.resume, f"{self.fingerprint} {lie}")
 
+    def _folder(self, number: int) -> Path:
+        return self.work / f"shot-{number + 1}"
+
     def _finished_shot(
         self, number: int, shot: Shot, whole: PatchNetworks, trained: Trained, alignments: Alignments
     ) -> ShotState:
-        """Diagnose the metric, and register all pairs by it; a shot that was finished before a pause is read."""
-        folder = self.work / f"shot-{number + 1}"
-        if (folder / STATE).is_file() and self.request.resume:
-            return ShotState.model_validate_json((folder / STATE).read_bytes())
-        save_model(folder, model_card(self.recipe, self.parts, 0.0, []), whole.state_dict())
-        metric = load_metric(self.recipe.metric, model=str(folder), patches=self.recipe.patches_compared)
+        """Diagnose the metric, and register all pairs; a shot that was finished before a pause is read."""
+        state_file = self._folder(number) / STATE
+        if state_file.is_file() and self.request.resume:
+            return ShotState.model_validate_json(state_file.read_bytes())
+        metric = self._metric(whole, self._folder(number))
         answering = [(pair.fixed, pair.moving, alignments[pair.name]) for pair in (self.checked or self.learners)]
         answers = responses(metric, answering[:ANSWERING], shot.spacing)
-        found, moved, why = self._registered(shot, metric, alignments)
+        found, moved, why = dict(alignments), dict.fromkeys(alignments, 0.0), {}
+        seconds = trained.seconds
+        for part, pairs in enumerate(self._parts()):
+            own = metric
+            if part:
+                rest = [pair for pair in self.learners if pair not in pairs]
+                taught = self._taught(number, shot, alignments, rest, None, f"part-{part}")
+                seconds += taught.seconds
+                other = copy.deepcopy(whole)
+                self._put(other, shot, taught)
+                own = self._metric(other, self._folder(number) / f"part-{part}")
+            for pair in pairs:
+                try:
+                    way = self._registered(pair, shot, own, alignments[pair.name])
+                except RegsimError as problem:
+                    why[pair.name] = str(problem)
+                    continue
+                found[pair.name] = way
+                moved[pair.name] = float(true_errors(way, alignments[pair.name], foreground_points(pair.fixed)).mean())
         kept = {best.step for best in trained.best}
         accuracy = next((row.check["accuracy"] for row in trained.curves if row.step in kept), None)
         row = ShotRow(
@@ -198,32 +233,42 @@ class MultiShotJob(TrainingJob):
             accuracy=accuracy,
             moved=median([moved[pair.name] for pair in self.learners]),
             kept=len(why),
-            seconds=trained.seconds,
+            seconds=seconds,
             responses=tuple(_row(answer) for answer in answers),
         )
         matrices = {name: way.homogeneous().tolist() for name, way in found.items()}
         state = ShotState(row=row, matrices=matrices, moved=moved, why=why)
-        write_text(folder / STATE, state.model_dump_json())
+        write_text(state_file, state.model_dump_json())
         return state
 
-    def _registered(
-        self, shot: Shot, metric: AbstractMetric, alignments: Alignments
-    ) -> tuple[Alignments, dict[str, float], dict[str, str]]:
-        """Every pair from where it lies; one whose registration fails, or leaves no room for patches, stays there."""
-        plan = plan_of(shot, metric.name)
-        found, moved, why = dict(alignments), dict.fromkeys(alignments, 0.0), {}
-        for pair in self.images:
-            before = alignments[pair.name]
-            try:
-                way = register(pair.fixed, pair.moving, metric, schedule=plan, initial=before).transform
-                assert isinstance(way, Rigid)
-                check_room(pair, shot, self.recipe, way)
-            except RegsimError as problem:
-                why[pair.name] = str(problem)
-                continue
-            found[pair.name] = way
-            moved[pair.name] = float(true_errors(way, before, foreground_points(pair.fixed)).mean())
-        return found, moved, why
+    def _parts(self) -> list[list[ImagePair]]:
+        """First the pairs that the shot's own network registers, then those of each part of the people, if divided."""
+        count = self.recipe.cross_fitted
+        if not count:
+            return [self.images]
+        people = sorted({pair.person for pair in self.learners})
+        part = {person: place % count for place, person in enumerate(people)}
+        return [self.checked, *([p for p in self.learners if part[p.person] == each] for each in range(count))]
+
+    def _put(self, whole: PatchNetworks, shot: Shot, trained: Trained) -> None:
+        """A shot's network among all of them."""
+        whole.levels[self.recipe.network.spacings.index(shot.spacing)].load_state_dict(trained.network.state_dict())
+
+    def _metric(self, whole: PatchNetworks, folder: Path) -> AbstractMetric:
+        """Networks as a metric, by a model that is left in a folder."""
+        save_model(folder, model_card(self.recipe, self.parts, 0.0, []), whole.state_dict())
+        return load_metric(self.recipe.metric, model=str(folder), patches=self.recipe.patches_compared)
+
+    def _registered(self, pair: ImagePair, shot: Shot, metric: AbstractMetric, before: Rigid) -> Rigid:
+        """A pair from where it lies.
+
+        Raises:
+            RegsimError: the registration fails, or leaves no room for patches.
+        """
+        way = register(pair.fixed, pair.moving, metric, schedule=plan_of(shot, metric.name), initial=before).transform
+        assert isinstance(way, Rigid)
+        check_room(pair, shot, self.recipe, way)
+        return way
 
     def _write(self, states: Sequence[ShotState], curves: Sequence[CurveRow], alignments: Alignments) -> None:
         """Curves, shots, pairs, and where each pair ended."""

@@ -45,6 +45,9 @@ class MultiShotRecipe(BaseRecipe):
         learning: how each shot's network is taught.
         patches_compared: how many a registration compares.
         settled: once the median pair has moved by less than this in a shot (mm), further shots at that spacing are left out.
+        cross_fitted: into how many parts the people are divided; a pair is then registered by a network that was taught on the
+            other parts, one training for each part and shot beside the one that is kept. 0: all pairs by the network that they
+            taught. Of few people a network remembers how their pairs lie, wrong as that is, and leaves them there.
         checked_patches: how many patches of the validation pairs choose the network.
         tested: pairs of known misalignment, cut from the test subjects, for the card's figures.
         tested_pairs: how many of each kind.
@@ -57,6 +60,7 @@ class MultiShotRecipe(BaseRecipe):
     learning: StageSettings
     patches_compared: int = Field(default=256, ge=1)
     settled: float = Field(default=0.0, ge=0)
+    cross_fitted: int = Field(default=0, ge=0, le=16)
     checked_patches: int = Field(default=512, ge=16)
     tested: PairSettings = PairSettings()
     tested_pairs: int = Field(default=64, ge=32)
@@ -90,6 +94,8 @@ class MultiShotRecipe(BaseRecipe):
             )
         if self.network.symmetric and not self.patches.symmetrise:
             raise ValueError("network.symmetric needs patches.symmetrise: a network is asked as it was taught")
+        if self.cross_fitted == 1:
+            raise ValueError("cross_fitted: expected 0, or at least 2 parts; got 1")
         if self.tested.dims != self.network.dims:
             raise ValueError(f"tested.dims {self.tested.dims} is not network.dims {self.network.dims}")
         own = PatchPairSettings.model_fields
