@@ -114,9 +114,10 @@ class IndescribableSpatialEvaluator(LearnedMetric):
             self._coarsest[settings.dims] = _largest_voxel(self.card)
 
     def coarsest(self, dims: int, linear: bool) -> float:
-        """Of deformations the largest voxel that the evaluator has seen: its recipe's spacing times its largest zoom.
+        """Of deformations the largest voxel of its recipe's pairs: their spacing times the largest zoom.
 
-        Linear transforms are captured from farther away by coarser images than that.
+        Linear transforms are captured from farther away by coarser images than that. Deformations gain nothing by them, not
+        even where a stage of the recipe shows them (`scales`).
         """
         return math.inf if linear else self._coarsest[dims_for(self._coarsest, dims, self.name)]
 
