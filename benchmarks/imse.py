@@ -8,7 +8,7 @@ but the finest of its kind; paper:METRIC is the paper's instance optimisation (d
 for pictures is judged on pictures, one for volumes on volumes; classical metrics as `--dims` says.
 
 - relative: relative L1 of the evaluator's prediction (1 = as good as predicting nothing), also by misalignment in voxels, and
-  rank correlation of the value with the true error, T1 against T2, FLAIR, PD.
+  rank correlation of the value with the true error, T1 against T2, FLAIR, PD; and T1 against T1 of the same people.
 - response: the cost along shifts of +-30 voxels and turns of +-40 degrees of aligned pairs: how many minima, and how far the
   lowest lies from the truth.
 - rigid: T2 onto T1, 2 mm, from up to 60 mm and 45 degrees, start at the identity; easy, bias, "half" of the field of view,
@@ -79,6 +79,7 @@ COLUMNS = (*KEY, *BINS, "spearman", "low", "high", "spearman_dice", "minima", "o
 REACH = {"shift": 30, "turn": 40}
 SUCCESS = 2.0
 CT = "ct"
+ITSELF_OF = "itself-"
 PAPER, ITSELF, REVERSED = "paper:", "reference", "reference=moving"
 REPEATS = 15
 Cases = Iterator[tuple[str, Callable[[], Row]]]
@@ -91,13 +92,13 @@ def dims_of(spec: str, asked: int) -> int:
 
 
 def relative(spec: str, dims: int, quick: bool) -> Cases:
-    """Of each contrast, all its pairs together."""
+    """Of each contrast, all its pairs together; and, of the same people, T1 against T1 ("itself-t2")."""
     metric = load_metric(spec)
-    for other in OTHERS[dims]:
+    for other, itself in ((other, itself) for itself in (False, True) for other in OTHERS[dims]):
 
-        def work(other: str = other) -> Row:
+        def work(other: str = other, itself: bool = itself) -> Row:
             generator = torch.Generator().manual_seed(11)
-            maker = across(dims, other)
+            maker = across(dims, other, itself=itself)
             batches = [maker.restyled(8, generator) for _ in range(2 if quick else 8 if dims == 3 else 16)]
             row: Row = {}
             if isinstance(metric, IndescribableSpatialEvaluator):
@@ -111,7 +112,7 @@ def relative(spec: str, dims: int, quick: bool) -> Cases:
                 ),
             }
 
-        yield f"{dims}-D {other}", work
+        yield f"{dims}-D {ITSELF_OF if itself else ''}{other}", work
 
 
 def by_misalignment(

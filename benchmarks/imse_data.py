@@ -89,8 +89,11 @@ def with_contrast(spacing: float, other: str) -> list[Subject]:
     ]
 
 
-def across(dims: int, other: str, largest: float = 15.0) -> AcrossMaker:
-    """Pairs of T1 and another contrast of unseen subjects; mean errors uniform from 0 to `largest` voxels, nothing hidden."""
+def across(dims: int, other: str, largest: float = 15.0, itself: bool = False) -> AcrossMaker:
+    """Pairs of T1 and another contrast of unseen subjects; mean errors uniform from 0 to `largest` voxels, nothing hidden.
+
+    `itself`: of the same subjects T1 against T1.
+    """
     spacing = SPACINGS[dims]
     motion = {
         "error": (0.0, largest * spacing),
@@ -104,7 +107,7 @@ def across(dims: int, other: str, largest: float = 15.0) -> AcrossMaker:
     settings = PairSettings.checked(
         {"dims": dims, "size": SIZES[dims], "spacing": spacing, "motion": motion, "window": {"disc": 0.0, "box": 0.0}}
     )
-    return AcrossMaker(with_contrast(spacing, other), settings, REFERENCE, contrast_of(other))
+    return AcrossMaker(with_contrast(spacing, other), settings, REFERENCE, REFERENCE if itself else contrast_of(other))
 
 
 def volumes(subject: Subject, spacing: float, *contrasts: str) -> list[Image]:

@@ -58,6 +58,10 @@ def relative(found: Measured) -> str:
             cells.append(NONE if row is None else f"{short(float(row['relative']))}, {short(float(row['spearman']))}")
         mirrored = ", mirrored=point" if metric.endswith("point") else ""
         lines.append([f"`imse-brain-{dims[0]}d`{mirrored}", *cells])
+    own = [found.values("relative", "imse-2d", f"2-D itself-{case}", "relative") for case in cases]
+    lines.append(
+        ["`imse-brain-2d`, T1 against T1 of these people", *(short(each[0]) if each else NONE for each in own)]
+    )
     return table(("model", "T2 (3 scans)", "FLAIR (17)", "PD (simulated)", "average T2", "average PD"), lines)
 
 
