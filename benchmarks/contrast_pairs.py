@@ -33,7 +33,8 @@ import torch
 from benchmarks.contrast_subjects import Case
 from regsim.misalign.appearance import Appearance, BiasField, Chain, Downsampled, Noise
 from regsim.misalign.motion import CommonSettings, MotionSettings
-from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings, draw_window
+from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings
+from regsim.misalign.window import WindowSettings, draw_window
 
 QUIET = Noise(sigma=(0.01, 0.03))
 CHANGES: dict[str, tuple[Appearance, ...]] = {

@@ -31,7 +31,7 @@ from benchmarks.known_error_files import store as store
 from benchmarks.known_error_motion import CONTRASTS, SOLVED, Head, Heads, Parting, draw_parting, places
 from regsim.errors import InputError, unknown_name
 from regsim.images import Grid, Image
-from regsim.misalign.pairs import WindowSettings, draw_window
+from regsim.misalign.window import WindowSettings, draw_window
 from regsim.transforms import Transform
 
 NOISE = (0.01, 0.03)

@@ -6,8 +6,9 @@ import torch
 from regsim.errors import InputError
 from regsim.misalign.audit import Audit, audit, complaint
 from regsim.misalign.motion import CommonSettings, MotionSettings
-from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings
+from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings
 from regsim.misalign.sources import SourceSettings, bundled_subject, shape_subjects
+from regsim.misalign.window import WindowSettings
 
 OPEN = WindowSettings(disc=0, box=0)
 MOTION = MotionSettings(error=(1.0, 8.0), common=CommonSettings(translation=4))

@@ -14,8 +14,9 @@ from regsim.errors import GridError, InputError, SettingsError
 from regsim.images.image import Image
 from regsim.images.io import write_image
 from regsim.misalign.motion import KINDS, CommonSettings, MotionSettings, draw_motion, rigid_motion
-from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings, draw_window
+from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings
 from regsim.misalign.sources import SourceSettings, Subject, bundled_subject, by_scale, read_subjects, shape_subjects
+from regsim.misalign.window import WindowSettings, draw_window
 
 OPEN = WindowSettings(disc=0, box=0)
 CALM = CommonSettings(rotation=5, translation=3, zoom=1.05, shear=0.02, flips=False)

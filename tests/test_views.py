@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from regsim.errors import InputError, SettingsError
-from regsim.misalign.pairs import WindowSettings
 from regsim.misalign.shapes import Shapes, random_shapes
 from regsim.misalign.sources import Subject
 from regsim.misalign.tissue_contrast import ContrastSettings, Palette, Shades, draw_shades, recoloured, t1_shades
 from regsim.misalign.tissues import STRUCTURES, TISSUES, protocol_named, protocol_of, tissue_classes
 from regsim.misalign.view_anatomy import view_anatomy, with_brains
 from regsim.misalign.views import KINDS, ViewBatch, ViewMaker, ViewSettings
+from regsim.misalign.window import WindowSettings
 
 OPEN = WindowSettings(disc=0, box=0)
 NOISY = [{"kind": "bias_field"}, {"kind": "blur", "probability": 0.5}, {"kind": "noise"}]

@@ -21,8 +21,9 @@ from regsim.metrics.error_network import ErrorNetworkSettings
 from regsim.metrics.registration_error import RegistrationError
 from regsim.misalign.degrade import Noise
 from regsim.misalign.motion import CommonSettings, MotionSettings
-from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings
+from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings
 from regsim.misalign.sources import Subject, make_subject
+from regsim.misalign.window import WindowSettings
 from regsim.output import check_target
 from regsim.prepare import coarser
 from regsim.settings import Settings

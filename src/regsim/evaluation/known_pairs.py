@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 
 from regsim.errors import InputError
 from regsim.metrics import AbstractMetric, load_metric
-from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, WindowSettings, joined
+from regsim.misalign.pairs import PairBatch, PairMaker, PairSettings, joined
+from regsim.misalign.window import WindowSettings
 from regsim.prepare import gaussian
 
 BATCH = 16

@@ -9,12 +9,13 @@ from pydantic import Field, field_validator
 from regsim.errors import InputError, unknown_name
 from regsim.misalign.appearance import Appearance, Chain
 from regsim.misalign.change import happens, uniform
-from regsim.misalign.pairs import SMALLEST_SHARE, WindowSettings, draw_window
+from regsim.misalign.pairs import SMALLEST_SHARE
 from regsim.misalign.sources import Subject
 from regsim.misalign.tissue_contrast import ContrastSettings, draw_shades, recoloured
 from regsim.misalign.tissues import protocol_named
 from regsim.misalign.view_anatomy import ViewAnatomy, view_anatomy, with_brains
 from regsim.misalign.view_geometry import ViewGeometry, draw_motions, draw_placements
+from regsim.misalign.window import WindowSettings, draw_window
 
 __all__ = ["KINDS", "ContrastSettings", "ViewBatch", "ViewGeometry", "ViewMaker", "ViewSettings", "kind_of"]
 

@@ -7,8 +7,9 @@ from pydantic import Field, model_validator
 from regsim.metrics.evaluator_network import EvaluatorSettings
 from regsim.misalign.appearance import Appearance
 from regsim.misalign.motion import MotionSettings
-from regsim.misalign.pairs import PairSettings, WindowSettings
+from regsim.misalign.pairs import PairSettings
 from regsim.misalign.restyled import StyleSettings
+from regsim.misalign.window import WindowSettings
 from regsim.training.base_recipe import BaseRecipe
 from regsim.training.settings import StageSettings
 
