@@ -17,7 +17,6 @@ from regsim.metrics.planes import Planes, planes_for
 
 MODELS = {2: "patch-likelihood-brain-2d", 3: "patch-likelihood-brain-3d"}
 MAP_STEP, AT_ONCE = 4, 256
-LEAST = 0.004  # a quarter of the patch is seen
 TINY = 1e-6
 
 
@@ -54,8 +53,8 @@ class PatchLikelihood(LearnedMetric):
 
     `value = sum of w_p L(fixed patch p, moving patch p) / sum of w_p`, L the network's answer (natural logarithm of the odds,
     both kinds of patch pairs being equally frequent in training), w_p the fourth power of the share of the
-    patch that mask and overlap leave (0 below a quarter). No unit. Range unbounded; 0 = no evidence; higher is better. An empty
-    mask, or an image smaller than everything, gives 0.
+    patch that mask and overlap leave. No unit. Range unbounded; 0 = no evidence; higher is better. An empty mask, or an image
+    smaller than everything, gives 0.
     Map: -L of the patch around each voxel, from patches a quarter of their side apart, interpolated; lower is better.
 
     The patches are drawn from the fixed image, once for each `bind`: as often as there is contrast around them, never from
@@ -165,8 +164,8 @@ class PatchLikelihood(LearnedMetric):
         image, zero = cutter.padded(planes.cut(moving)), moving.flatten()[:1] * 0.0
         total, counted = zero, zero
         for few, half in zip(part.index, part.half, strict=True):
-            weight = F.threshold(cutter.shares(held, few), LEAST, 0.0)
-            if len(image) == 1:  # of a partial view most patches see nothing: they are not asked
+            weight = cutter.shares(held, few)
+            if len(image) == 1:  # of a partial view many patches show nothing: they are not asked
                 kept = weight[0] > 0
                 few, half, weight = few[:, kept], half[kept], weight[:, kept]
             if not weight.shape[1]:
