@@ -117,6 +117,29 @@ def test_mean_of_the_networks_answers(shape: tuple[int, ...], tmp_path: Path) ->
     assert not metric(fixed, moving, torch.zeros_like(mask)).any()
 
 
+def test_patches_of_which_nothing_is_seen_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = model(tmp_path / "m", dims=2, symmetric=False)
+    metric.patches = 64
+    fixed, moving = textured((1, 1, 90, 90)).float(), textured((1, 1, 90, 90), seed=5).float()
+    overlap = torch.ones_like(fixed)
+    overlap[..., 40:] = 0
+    asked: list[int] = []
+    beside = PatchNetwork.beside
+
+    def counted(self: PatchNetwork, half: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        asked.append(len(patches))
+        return beside(self, half, patches)
+
+    monkeypatch.setattr(PatchNetwork, "beside", counted)
+    bound = metric.bind(fixed)
+    part = bound(moving, overlap)
+    bound(moving)
+    assert 0 < asked[0] < asked[1] == 64
+    far = moving.clone()
+    far[..., 60:] = 0  # what is not seen does not matter
+    torch.testing.assert_close(bound(far, overlap), part)
+
+
 def test_patches_lie_where_there_is_contrast_and_stay_the_same() -> None:
     image = torch.zeros(1, 1, 60, 60)
     image[..., 20:28, 30:40] = torch.rand(8, 10, generator=torch.Generator().manual_seed(1))

@@ -165,8 +165,10 @@ class PatchLikelihood(LearnedMetric):
         total, counted = zero, zero
         for few, half in zip(part.index, part.half, strict=True):
             weight = cutter.shares(held, few)
-            if len(image) == 1:  # of a partial view many patches show nothing: they are not asked
-                kept = weight[0] > 0
+            kept = weight[0] > 0
+            if len(image) == 1 and not bool(
+                kept.all()
+            ):  # of a partial view many patches show nothing: they are not asked
                 few, half, weight = few[:, kept], half[kept], weight[:, kept]
             if not weight.shape[1]:
                 continue

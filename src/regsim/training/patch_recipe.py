@@ -47,7 +47,7 @@ class MultiShotRecipe(BaseRecipe):
         settled: once the median pair has moved by less than this in a shot (mm), further shots at that spacing are left out.
         cross_fitted: into how many parts the people are divided; a pair is then registered by a network that was taught on the
             other parts, one training for each part and shot beside the one that is kept. 0: all pairs by the network that they
-            taught. Of few people a network remembers how their pairs lie, wrong as that is, and leaves them there.
+            taught. Of few people a network may remember how their pairs lie, wrong as that is, and leave them there.
         checked_patches: how many patches of the validation pairs choose the network.
         tested: pairs of known misalignment, cut from the test subjects, for the card's figures.
         tested_pairs: how many of each kind.
