@@ -3,6 +3,7 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from regsim.misalign.audit import audit_pairs
 from regsim.misalign.pairs import joined
 from regsim.misalign.patch_pairs import PatchPairMaker, PatchPairSettings, RoughPair, rotations, symmetries
 from regsim.registration.driver import register
+from regsim.registration.level import STRETCH, Level
 from regsim.registration.schedule import Schedule, schedule_for
 from regsim.training.patch_lesson import PatchCheck, PatchCrossEntropy
+from regsim.transforms import Rigid
 
 from .metric_cases import half_mask, textured
 
@@ -154,6 +157,12 @@ def test_patches_lie_where_there_is_contrast_and_stay_the_same() -> None:
     mask = torch.zeros_like(image)
     mask[..., :24, :] = 1
     assert cutter.chosen(image, mask, 50, 0)[0, :, 0].max() < 24
+    noise = torch.rand(1, 1, 80, 80, generator=torch.Generator().manual_seed(1))
+    view = torch.zeros_like(noise)
+    view[..., 50:] = 1
+    seen = cutter.chosen(noise, torch.ones_like(noise), 400, 0, view)[0, :, 1]
+    assert seen.min() >= 50 - 8
+    assert (seen >= 58).sum() > 2 * (seen < 58).sum() > 0  # the less of a patch is seen, the rarer it is
 
 
 @pytest.mark.parametrize("shape", [(30, 31), (22, 23, 24)])
@@ -307,6 +316,31 @@ def test_the_loss_is_that_of_a_coin_for_a_network_that_says_nothing() -> None:
 
 
 # --- registration ---------------------------------------------------------------------------------------------------
+
+
+def test_patches_are_drawn_where_a_partial_view_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = model(tmp_path / "m", dims=2, spacings=(1.0,))
+    metric.patches = 200
+    fixed = Image.of_array(smooth((90, 90))[0], 1.0)
+    drawn: list[torch.Tensor] = []
+    chosen = PatchCutter.chosen
+
+    def noted(self: PatchCutter, *given: Any) -> torch.Tensor:
+        drawn.append(chosen(self, *given))
+        return drawn[-1]
+
+    monkeypatch.setattr(PatchCutter, "chosen", noted)
+    for columns in (30, 60):  # a third is a partial view, two thirds are not
+        mask = torch.zeros_like(fixed.data)
+        mask[..., :columns] = 1
+        start = Rigid(2)
+        with torch.no_grad():
+            start.translation[0] = -10.0  # what the moving image shows up to column 30 lies up to column 40 of the fixed one
+        Level(fixed, Image(fixed.data, fixed.grid, mask), metric, start=start)
+        Level(fixed, Image(fixed.data, fixed.grid, mask), metric)
+    lasts = [float(each[0, :, 1].max()) for each in drawn]
+    assert lasts[0] < (40 + 8) / STRETCH
+    assert min(lasts[1:]) > 60
 
 
 def test_levels_are_not_coarser_than_the_metric_can_judge(tmp_path: Path) -> None:

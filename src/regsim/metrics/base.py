@@ -154,6 +154,18 @@ class AbstractMetric(nn.Module, ABC):
         del spacing
         return self
 
+    def with_view(self, view: torch.Tensor) -> Self:
+        """The metric for a moving image that shows a part of the fixed one.
+
+        A registration says so at the start of each level. Most metrics do not care, and come back as they are: what is not
+        seen does not count in any case (`BoundMetric`).
+
+        Args:
+            view: `(1, 1, *spatial)`, in [0, 1]: where the moving image has data as it lies now.
+        """
+        del view
+        return self
+
     def coarsest(self, dims: int, linear: bool) -> float:
         """The largest voxel (mm; pixels for pictures without spacing) that it can drive a registration by.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from regsim.kernels.box import local_deviation
+from regsim.kernels.box import box_sum, local_deviation
 
 CONTRAST_WIDTH = 4
 BRIGHT, FLAT = 0.95, 0.05
@@ -30,13 +30,23 @@ class PatchCutter:
         """Zeros all around, so that every voxel is the centre of a patch, whose first voxel has the centre's old index."""
         return F.pad(image, [self.side // 2, self.side - 1 - self.side // 2] * self.dims)
 
-    def chosen(self, images: torch.Tensor, weights: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    def chosen(
+        self,
+        images: torch.Tensor,
+        weights: torch.Tensor,
+        count: int,
+        seed: int,
+        view: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The centres of `count` patches of each image `(N, 1, *spatial)`, as indices `(N, count, dims)`.
 
         As often as there is contrast (the standard deviation under a Gaussian of a quarter of the patch) within the mask; never
-        where it is below a twentieth of the brightest; anywhere in an image without contrast.
+        where it is below a twentieth of the brightest; anywhere in an image without contrast. `view`, in [0, 1]: what another
+        image shows; the less of a patch, the rarer it is chosen.
         """
         chances = local_deviation(images, weights, self.side / CONTRAST_WIDTH) * (weights > 0)
+        if view is not None:
+            chances = chances * (box_sum(view, self.side // 2) / (2 * (self.side // 2) + 1) ** self.dims).clamp(0, 1)
         generator = torch.Generator().manual_seed(seed)
         level = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count
         flat = torch.stack([_places(chance.flatten().double().cpu(), level) for chance in chances]).to(images.device)

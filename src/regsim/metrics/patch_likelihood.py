@@ -107,6 +107,7 @@ class PatchLikelihood(LearnedMetric):
         if patches < 1 or spacing < 0:
             raise SettingsError(f"patch_likelihood: expected patches >= 1 and spacing >= 0, got {patches}, {spacing:g}")
         self.model, self.patches, self.seed, self.spacing = model, patches, seed, spacing
+        self._view: torch.Tensor | None = None
         self._dims: list[int] = []
         for name in MODELS.values() if model == "auto" else (model,):
             networks, settings, self.card = load_network(name, self.name, PatchSettings, PatchNetworks)
@@ -119,6 +120,12 @@ class PatchLikelihood(LearnedMetric):
             return self
         other = copy.copy(self)
         other.spacing = math.prod(spacing) ** (1 / len(spacing))
+        return other
+
+    def with_view(self, view: torch.Tensor) -> Self:
+        """With the patches drawn where the moving image has data by now: the rarer, the less it shows of a patch there."""
+        other = copy.copy(self)
+        other._view = view
         return other
 
     def coarsest(self, dims: int, linear: bool) -> float:
@@ -147,7 +154,8 @@ class PatchLikelihood(LearnedMetric):
         settings, network = networks.settings, networks.nearest(self.spacing or None)
         cutter, image, weights = PatchCutter(settings.patch, settings.dims), planes.cut(fixed), planes.cut(held)
         each = self.patches if planes.axis is None else max(1, -(-self.patches // len(planes.places)))
-        index = cutter.voxels(cutter.chosen(image, weights, each, self.seed), image.shape[2:])
+        view = None if self._view is None else planes.cut(self._view.to(held).expand_as(held))
+        index = cutter.voxels(cutter.chosen(image, weights, each, self.seed, view), image.shape[2:])
         index = cutter.turned(index, self.seed) if settings.symmetric else index
         padded, few = cutter.padded(image), torch.split(index, max(1, AT_ONCE // len(image)), dim=1)
         half = tuple(network.halved(cutter.cut(padded, each)) for each in few)

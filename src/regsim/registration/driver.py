@@ -184,7 +184,7 @@ class _Run:
         if isinstance(metric, FeatureMetric) and metric.before_warping:
             return self._feature_level(stage, name, metric, spacing, start)
         smoothing = self.schedule.smoothing if stage.transform in LINEAR else 0.0
-        return Level(*self.images.at(spacing, smoothing), metric, samples if metric.pointwise else None)
+        return Level(*self.images.at(spacing, smoothing), metric, samples if metric.pointwise else None, start)
 
     def _feature_level(self, stage: Stage, name: str, metric: FeatureMetric, spacing: float, start: Transform) -> Level:
         """Features are carried; in a deformable stage the metric's companion, if any, sees the warped image beside them."""

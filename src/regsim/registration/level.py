@@ -14,6 +14,7 @@ from regsim.transforms.sampling import inside, sample
 from regsim.transforms.warp import warp
 
 SMALLEST_OVERLAP = 0.05
+PARTIAL = 0.5
 STRETCH = 1.07
 SAMPLES_PER_VOXEL = 2
 
@@ -26,9 +27,17 @@ class Level:
         moving: likewise.
         metric: what to compare by.
         samples: None: every voxel of the fixed grid is compared. A number: so many points between the voxels, drawn once.
+        start: how the moving image lies at first. Where it shows less than half of the fixed one, the metric is told what.
     """
 
-    def __init__(self, fixed: Image, moving: Image, metric: AbstractMetric, samples: int | None = None):
+    def __init__(
+        self,
+        fixed: Image,
+        moving: Image,
+        metric: AbstractMetric,
+        samples: int | None = None,
+        start: Transform | None = None,
+    ):
         self.moving = moving
         self.original = fixed
         self.scattered = samples is not None
@@ -36,6 +45,9 @@ class Level:
         self.points = self.grid.points(device=fixed.data.device) if samples is None else scattered(fixed, samples)
         values, self.weights = self._fixed_values()
         self.metric = metric.with_spacing(tuple(reversed(self.grid.spacing)))
+        view = None if start is None or self.scattered else self._view(start)
+        if view is not None:
+            self.metric = self.metric.with_view(view)
         self.bound = self.metric.bind(values, self.weights)
         self.overlap = 1.0
 
@@ -46,6 +58,13 @@ class Level:
         mask = self.fixed.mask_batch
         weights = None if mask is None else sample(mask, self.grid, self.points, "linear", "border").clamp(0, 1)
         return values, weights
+
+    def _view(self, start: Transform) -> torch.Tensor | None:
+        """What the moving image shows as it lies, or None where that is half of the fixed image (its mask) or more."""
+        with torch.no_grad():
+            view = self.data_at(self.mapping(start)().float())
+        own = torch.ones_like(view) if self.weights is None else self.weights
+        return view if float((view * own).sum()) < PARTIAL * float(own.sum()) else None
 
     @property
     def grid(self) -> Grid:
