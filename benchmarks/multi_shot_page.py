@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import ttest_1samp, wilcoxon
 
 from benchmarks.imse_page import DOCS, filled, short, table
-from benchmarks.multi_shot import ARMS, OURS, POWELL, SETS, SUCCESS, THEIRS, figure_of, paired
+from benchmarks.multi_shot import ARMS, FIVE, OURS, POWELL, SETS, SUCCESS, THEIRS
 from benchmarks.rows import Row, read_rows
 from regsim.evaluation.statistics import holm
 
@@ -28,6 +29,32 @@ NONE = "–"
 def rows_of(path: Path = ROWS) -> list[Row]:
     """All rows."""
     return list(read_rows(path))
+
+
+def figure_of(row: Row, name: str) -> float:
+    """A row's shift, or its angles together (root of the sum of squares)."""
+    if name != "turn":
+        return float(row[name])
+    return float(np.sqrt(sum(float(row[f"turn_{axis}"]) ** 2 for axis in "xyz")))
+
+
+def paired(gaps: dict[str, float]) -> tuple[float, int, float]:
+    """p value of paired differences, how many people, and Cohen's d (mean over deviation; below 0: better than the baseline).
+
+    Of five people and more each counts once, by the mean of its pairs (t-test); of fewer every pair counts (Wilcoxon), which
+    takes the pairs of one person for independent.
+    """
+    people: dict[str, list[float]] = {}
+    for case, gap in gaps.items():
+        people.setdefault(case.rpartition("_")[0], []).append(gap)
+    every = np.array(list(gaps.values()))
+    effect = float(every.mean() / every.std(ddof=1)) if len(every) > 1 and every.std(ddof=1) > 0 else 0.0
+    if len(people) >= 5:
+        means = np.array([np.mean(each) for each in people.values()])
+        return float(ttest_1samp(means, 0.0).pvalue), len(people), effect
+    if len(every) < 2 or not every.any():
+        return 1.0, len(people), effect
+    return float(wilcoxon(every).pvalue), len(people), effect
 
 
 def figure2(rows: Sequence[Row]) -> str:
@@ -58,7 +85,7 @@ def figure2(rows: Sequence[Row]) -> str:
 def training_pairs(rows: Sequence[Row]) -> str:
     """Where the training pairs began and ended."""
     lines = []
-    for name, arm in itertools.product(SETS, (OURS, THEIRS)):
+    for name, arm in itertools.product(SETS, (OURS, FIVE, THEIRS)):
         own = [row for row in rows if (row["part"], row["set"], row["arm"]) == ("training pairs", name, arm)]
         if own:
             before, after = (np.array([float(row[column]) for row in own]) for column in ("before", "after"))

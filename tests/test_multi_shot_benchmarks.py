@@ -12,12 +12,10 @@ from benchmarks.multi_shot import (
     answer,
     changes,
     errors,
-    figure_of,
-    paired,
     patch_plan,
     spacings_of,
 )
-from benchmarks.multi_shot_page import PAGE, rows_of, written
+from benchmarks.multi_shot_page import PAGE, figure_of, paired, rows_of, written
 from benchmarks.rough_pairs import ANGLE, SHIFT, gradient_magnitude, misalignment, moved
 from regsim.evaluation.statistics import holm
 from regsim.images.examples import brain
