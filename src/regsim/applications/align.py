@@ -13,6 +13,7 @@ import torch
 from regsim.errors import GridError, RegistrationError
 from regsim.evaluation.accuracy import jacobian_row, rigid_parameters, truth_row
 from regsim.evaluation.results import (
+    CHECK_FOLDER,
     ImageFacts,
     InputFile,
     LevelRow,
@@ -54,7 +55,6 @@ from regsim.transforms.linear import LinearTransform, Rigid
 
 LAST_GOOD = "last_good_transform.h5"
 CHECKED = "registration_error"
-CHECK_FOLDER = "check"
 STALE = (LAST_GOOD, "displacement.nii.gz", "learn2reg.nii.gz", "warped.*", "views.npz", "run.json", "transform.h5")
 
 

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from regsim.applications.align import CHECK_FOLDER
 from regsim.applications.check import check_with
 from regsim.applications.check_files import write_check
 from regsim.applications.check_measure import CheckSettings
 from regsim.applications.check_scores import known_principle
 from regsim.errors import RegsimError
-from regsim.evaluation.results import CheckSummary, Provenance
+from regsim.evaluation.results import CHECK_FOLDER, CheckSummary, Provenance
 from regsim.registration import Registration
 
 REPORT = f"{CHECK_FOLDER}/report.html"

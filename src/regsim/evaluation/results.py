@@ -128,6 +128,10 @@ def image_facts_json(name: str, size: Sequence[int], spacing: Sequence[float], u
     return ImageFacts(name=name, size=list(size), spacing=list(spacing), unit=unit).model_dump_json(indent=1)
 
 
+CHECK_FOLDER = "check"
+"""Within a registration's results."""
+
+
 class CheckSummary(Row):
     """What `regsim check` says of the registered pair; its own folder has the rest. `_text`: as far as it is known."""
 
