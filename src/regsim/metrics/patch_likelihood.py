@@ -59,7 +59,8 @@ class PatchLikelihood(LearnedMetric):
 
     The patches are drawn from the fixed image, once for each `bind`: as often as there is contrast around them, never from
     flat regions or outside the mask, always the same for the same image. An optimiser therefore sees one function, smooth
-    where the images are.
+    where the images are. A registration whose moving image shows less than half of the fixed one draws them where it shows
+    something, anew at each level (`with_view`).
 
     Each pair of patches is shown to the network mirrored and with its axes exchanged at random, both alike, as in its training
     (where the model's `symmetric` says so): what a network prefers in one direction cancels.
