@@ -288,21 +288,25 @@ def spacings_of(model: Path) -> tuple[float, ...]:
 
 def patch_plan(model: str, optimiser: str, spacings: Sequence[float]) -> Schedule:
     """All resolutions of the model, coarse to fine; by gradients the finest once more with more patches, which is exact."""
-    few, many = (f"patch_likelihood:model={model},patches={patches}" for patches in (PATCHES, MANY))
-    levels = [{"spacing": spacing, "steps": 60, "step": 0.25 * spacing, "metric": few} for spacing in spacings]
-    if optimiser == "gradient":
-        levels.append({"spacing": spacings[-1], "steps": 20, "step": 0.25, "metric": many})
-    stage = {"transform": "rigid", "metric": few, "optimiser": optimiser, "levels": levels}
+    levels = patch_levels(model, spacings, exact=optimiser == "gradient")
+    stage = {"transform": "rigid", "metric": levels[0]["metric"], "optimiser": optimiser, "levels": levels}
     return Schedule.checked({"stages": [stage], "start": "identity"})
+
+
+def patch_levels(model: str, spacings: Sequence[float], exact: bool) -> list[dict[str, object]]:
+    """A level for each spacing; `exact`: and the last one once more with more patches."""
+    few, many = (f"patch_likelihood:model={model},patches={patches}" for patches in (PATCHES, MANY))
+    levels: list[dict[str, object]] = [
+        {"spacing": spacing, "steps": 60, "step": 0.25 * spacing, "metric": few} for spacing in spacings
+    ]
+    return [*levels, {"spacing": spacings[-1], "steps": 20, "step": 0.25, "metric": many}] if exact else levels
 
 
 def after_mi(model: str, grid: Grid, spacing: float) -> Schedule:
     """The driver's own plan for mi, then the model's finest network: mi comes near from afar, the network ends."""
     [stage] = schedule_for("rigid", grid, "mi", start="identity", finest=spacing).stages
-    few, many = (f"patch_likelihood:model={model},patches={patches}" for patches in (PATCHES, MANY))
-    levels = [{**level.model_dump(), "metric": "mi"} for level in stage.levels]
-    levels.append({"spacing": spacing, "steps": 60, "step": 0.25 * spacing, "metric": few})
-    levels.append({"spacing": spacing, "steps": 20, "step": 0.25, "metric": many})
+    near = [{**level.model_dump(), "metric": "mi"} for level in stage.levels]
+    levels = [*near, *patch_levels(model, [spacing], exact=True)]
     return Schedule.checked({"stages": [{"transform": "rigid", "metric": "mi", "levels": levels}], "start": "identity"})
 
 

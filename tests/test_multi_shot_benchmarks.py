@@ -1,22 +1,27 @@
 """The parts of `benchmarks.multi_shot` that need no data sets."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.multi_shot import (
+    AFTER,
+    FINE,
     PAPER_RECIPES,
+    PATCH,
     RECIPE,
     answer,
     changes,
     errors,
     patch_plan,
+    plans,
     spacings_of,
 )
 from benchmarks.multi_shot_page import PAGE, figure_of, paired, rows_of, written
-from benchmarks.rough_pairs import ANGLE, SHIFT, gradient_magnitude, misalignment, moved
+from benchmarks.rough_pairs import ANGLE, SHIFT, Aligned, Rough, gradient_magnitude, misalignment, moved
 from regsim.evaluation.statistics import holm
 from regsim.images.examples import brain
 from regsim.metrics.zoo import model_folder
@@ -95,6 +100,25 @@ def test_changes_of_the_recipe_fit_it(quick: bool) -> None:
 def test_the_tables_of_the_page_are_those_of_its_rows() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert written(page, rows_of()) == page
+
+
+def test_the_plan_that_goes_on_to_1_mm_is_the_recipe_and_one_more_shot() -> None:
+    own, longer = (load_recipe(RECIPE, list(changes)) for changes in ((), FINE))
+    assert isinstance(own, MultiShotRecipe)
+    assert isinstance(longer, MultiShotRecipe)
+    assert longer.shots[:-1] == own.shots
+    assert longer.network.spacings == (*own.network.spacings, longer.shots[-1].spacing)
+
+
+def test_after_mi_the_finest_network_goes_on_as_in_its_own_plan() -> None:
+    model = str(model_folder("patch-likelihood-brain-3d"))
+    still = brain("t1")
+    pair = Rough("one", Aligned("one", Path(), Path(), Affine(3)), still, still, Affine(3))
+    found = plans(model, pair)
+    own, after = (found[name].stages[0].levels for name in (PATCH, AFTER))
+    assert after[-2:] == own[-2:]
+    assert {level.metric for level in after[:-2]} == {"mi"}
+    assert after[-3].spacing == after[-2].spacing
 
 
 @pytest.mark.parametrize("name", PAPER_RECIPES)

@@ -335,9 +335,7 @@ def test_patches_are_drawn_where_a_partial_view_lies(tmp_path: Path, monkeypatch
         mask[..., :columns] = 1
         start = Rigid(2)
         with torch.no_grad():
-            start.translation[
-                0
-            ] = -10.0  # what the moving image shows up to column 30 lies up to column 40 of the fixed one
+            start.translation[0] = -10.0  # moving columns up to 30 lie up to column 40 of the fixed image
         Level(fixed, Image(fixed.data, fixed.grid, mask), metric, start=start)
         Level(fixed, Image(fixed.data, fixed.grid, mask), metric)
     lasts = [float(each[0, :, 1].max()) for each in drawn]
