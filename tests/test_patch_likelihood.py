@@ -22,6 +22,7 @@ from regsim.registration.driver import register
 from regsim.registration.level import STRETCH, Level
 from regsim.registration.schedule import Schedule, schedule_for
 from regsim.training.patch_lesson import PatchCheck, PatchCrossEntropy
+from regsim.training.patch_recipe import Shot
 from regsim.transforms import Rigid
 
 from .metric_cases import half_mask, textured
@@ -290,6 +291,34 @@ def test_one_patch_alone_does_not_tell(tmp_path: Path) -> None:
     hinted = maker(400, generator).pairs
     hinted.moving[hinted.misaligned] *= 0.5
     assert not audit_pairs(hinted, elsewhere=True).passed
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (48, 48, 48)])
+def test_different_places_lie_within_reach(shape: tuple[int, ...]) -> None:
+    settings = PatchPairSettings(apart=4.0, reach=12.0, zoom=1.0)
+    batch = PatchPairMaker([pair(smooth(shape), spacing=2.0)], 17, settings)(400, torch.Generator().manual_seed(0))
+    away = batch.shift[~batch.same].norm(dim=1)
+    assert float(away.min()) > 4.0 - 1e-3
+    assert float(away.max()) < 12.0 + 1e-3
+    assert 100 < len(away) < 300
+    assert float((away > 8.0).float().mean()) > 0.5  # even in the shell, not along its radius
+    centre = batch.shift[~batch.same].mean(dim=0) / away.mean()
+    assert bool((centre.abs() < 0.25).all()), "every way alike"
+
+
+def test_one_patch_alone_does_not_tell_a_near_place() -> None:
+    images = [smooth((100, 100), seed) for seed in range(6)]
+    maker = PatchPairMaker([pair(image) for image in images], 17, PatchPairSettings(apart=3.0, reach=9.0, dither=1.0))
+    generator = torch.Generator().manual_seed(0)
+    found = audit_pairs(joined([maker(100, generator).pairs for _ in range(4)]), elsewhere=True)
+    assert found.passed, found
+
+
+def test_reach_below_the_smallest_distance_is_refused() -> None:
+    with pytest.raises(SettingsError, match="reach 8"):
+        PatchPairSettings.checked({"apart": 10.0, "reach": 8.0})
+    with pytest.raises(SettingsError, match="reach 8"):
+        Shot.checked({"spacing": 2.0, "apart": 10.0, "reach": 8.0})
 
 
 def test_symmetries_and_rotations_are_orthogonal() -> None:

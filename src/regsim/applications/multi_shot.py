@@ -24,7 +24,7 @@ from regsim.evaluation.shot_rows import PAIRS, SHOTS, Part, ResponseRow, RoughPa
 from regsim.metrics import AbstractMetric, load_metric
 from regsim.metrics.checkpoint import save_model
 from regsim.metrics.patch_network import PatchNetwork, PatchNetworks
-from regsim.misalign.audit import audit_pairs
+from regsim.misalign.audit import Audit, audit_pairs
 from regsim.misalign.pairs import PairMaker, joined
 from regsim.misalign.patch_pairs import PatchPairMaker
 from regsim.misalign.rough_pairs import ImagePair
@@ -119,12 +119,18 @@ class MultiShotJob(TrainingJob):
             )
 
     def _audit(self) -> list[str]:
-        generator = torch.Generator().manual_seed(self.recipe.trainer.seed)
-        maker = self._maker(self.learners, self.recipe.shots[0], {})
-        drawn = joined([maker(min(64, self.audited - at), generator).pairs for at in range(0, self.audited, 64)])
-        found = audit_pairs(drawn, self.recipe.trainer.seed, elsewhere=True)
+        """Of the first shot's patches, and of the first ones whose different places are near; one that failed is written."""
+        first, *others = self.recipe.shots
+        near = next((shot for shot in others if shot.reach), None)
+        found = min((self._audited(shot) for shot in (first, near) if shot is not None), key=lambda audit: audit.passed)
         write_text(self.work / AUDIT, found.model_dump_json(indent=1))
         return self._complaints(found)
+
+    def _audited(self, shot: Shot) -> Audit:
+        generator = torch.Generator().manual_seed(self.recipe.trainer.seed)
+        maker = self._maker(self.learners, shot, {})
+        drawn = joined([maker(min(64, self.audited - at), generator).pairs for at in range(0, self.audited, 64)])
+        return audit_pairs(drawn, self.recipe.trainer.seed, elsewhere=True)
 
     def _maker(self, pairs: Sequence[ImagePair], shot: Shot, alignments: Alignments) -> PatchPairMaker:
         rough = [pair.rough(shot.spacing, alignments.get(pair.name)) for pair in pairs]

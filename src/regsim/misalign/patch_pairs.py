@@ -4,11 +4,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from regsim.errors import InputError
 from regsim.kernels.box import local_deviation
@@ -18,7 +19,7 @@ from regsim.misalign.pairs import PairBatch
 from regsim.settings import Settings
 
 PAIRS_AT_ONCE = 4
-MOST_ROUNDS, FEWEST = 40, 0.1
+MOST_ROUNDS, NEAR_ROUNDS, FEWEST = 40, 8, 0.1
 BRIGHT, FLAT = 0.95, 0.05
 TINY = 1e-6
 
@@ -28,6 +29,8 @@ class PatchPairSettings(Settings):
 
     Args:
         apart: smallest distance between the centres of patches of different places.
+        reach: largest distance of these, above `apart`; 0: any. Patches that are near each other look alike, and to tell them
+            apart a network must see where they lie more exactly.
         dither: standard deviation of the shift, along every axis, between patches that count as the same place.
         dither_rotation: of their turn about every axis, degrees.
         symmetrise: both patches are mirrored and turned alike, by any symmetry of the square (cube), so that a misalignment
@@ -39,6 +42,7 @@ class PatchPairSettings(Settings):
     """
 
     apart: float = Field(default=20.0, gt=0)
+    reach: float = Field(default=0.0, ge=0)
     dither: float = Field(default=0.0, ge=0)
     dither_rotation: float = Field(default=0.0, ge=0, le=90)
     symmetrise: bool = True
@@ -46,6 +50,21 @@ class PatchPairSettings(Settings):
     zoom: float = Field(default=1.1, ge=1, le=2)
     focus: float = Field(default=0.7, ge=0, le=1)
     appearance: tuple[Appearance, ...] = Field(default=())
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_reach(self.apart, self.reach)
+        return self
+
+
+def check_reach(apart: float, reach: float) -> None:
+    """Whether different places can be found between the two distances.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if reach and reach <= apart:
+        raise ValueError(f"reach {reach:g}: expected 0, or more than apart {apart:g}")
 
 
 @dataclass(frozen=True)
@@ -103,20 +122,24 @@ class PatchBatch:
 
 @dataclass(frozen=True)
 class _Ground:
-    """A pair with what its patches' centres are drawn from: where contrast lies, of either image, `(voxels,)`, cumulated."""
+    """A pair with what its patches' centres are drawn from: where contrast lies, of either image, `(voxels,)`, cumulated.
+
+    `near`: of the moving image, not cumulated, in [0, 1].
+    """
 
     pair: RoughPair
     fixed: torch.Tensor
     moving: torch.Tensor
+    near: torch.Tensor
 
 
 class PatchPairMaker:
     """`maker(count, generator) -> PatchBatch`: half of the patches show the same place, half different ones.
 
     Centres of both kinds are drawn alike, so that neither patch alone says of which kind it is: the fixed patch's from the
-    anatomy by its contrast; a different place from the moving image's, at least `apart` away; the same place is the fixed
-    one's with the dither. Both patches are read between the voxels, mirrored, turned and enlarged alike, and lie within what
-    both images hold.
+    anatomy by its contrast; a different place from the moving image's, at least `apart` away and within `reach`; the same
+    place is the fixed one's with the dither. Both patches are read between the voxels, mirrored, turned and enlarged alike,
+    and lie within what both images hold.
 
     Args:
         pairs: at least one.
@@ -205,10 +228,10 @@ class PatchPairMaker:
         for _ in range(MOST_ROUNDS if possible else 0):
             missing = (~found).nonzero().flatten()
             one = _drawn(ground.fixed, ground.pair.held.shape, len(missing), generator)
-            other = _drawn(ground.moving, ground.pair.held.shape, len(missing), generator)
+            other = self._elsewhere(ground, one, generator)
             near = one + torch.randn(one.shape, generator=generator) * (self.settings.dither / spacing)
             two = torch.where(same[missing][:, None], near, other)
-            good = same[missing] | ((two - one).norm(dim=1) * spacing >= self.settings.apart)
+            good = same[missing] | ((two - one).norm(dim=1) * spacing >= self.settings.apart - TINY)
             good &= self._fits(ground, one, common[missing]) & self._fits(ground, two, turned[missing])
             first[missing[good]], second[missing[good]], found[missing[good]] = one[good], two[good], True
             if bool(found.all()):
@@ -219,6 +242,24 @@ class PatchPairMaker:
                 "smaller patches, a finer spacing, or a smaller distance 'apart'"
             )
         return first, second, found
+
+    def _elsewhere(self, ground: _Ground, one: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """For each centre another place of the moving image, within `reach` (itself where none is found), `(N, ndim)`."""
+        settings, shape = self.settings, ground.pair.held.shape
+        if not settings.reach:
+            return _drawn(ground.moving, shape, len(one), generator)
+        ndim, other = one.shape[1], one.clone()
+        missing = torch.arange(len(one))
+        for _ in range(NEAR_ROUNDS):
+            way = torch.randn((len(missing), ndim), generator=generator)
+            share = torch.rand((len(missing), 1), generator=generator)
+            inner, outer = settings.apart**ndim, settings.reach**ndim
+            length = (inner + (outer - inner) * share) ** (1 / ndim) / ground.pair.spacing  # uniform in the shell
+            place = one[missing] + way / way.norm(dim=1, keepdim=True).clamp_min(TINY) * length
+            kept = torch.rand(len(missing), generator=generator) < _at(ground.near, place, shape)
+            other[missing[kept]] = place[kept]
+            missing = missing[~kept]
+        return other
 
     def _fits(self, ground: _Ground, centre: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """Whether the corners of a patch, and its centre, lie where there are data, `(N,)` bool."""
@@ -279,7 +320,7 @@ def _ground(pair: RoughPair, patch: int, settings: PatchPairSettings) -> _Ground
     Raises:
         InputError: no contrast where both images have data.
     """
-    chances = []
+    chances: list[torch.Tensor] = []
     room = _room(pair.held, patch)
     for image in (pair.fixed, pair.moving):
         local = local_deviation(image[None], pair.held.float()[None, None], patch / 4)[0, 0] * pair.held
@@ -288,8 +329,9 @@ def _ground(pair: RoughPair, patch: int, settings: PatchPairSettings) -> _Ground
             raise InputError(f"pair '{pair.name}': no contrast where both images have data")
         top = torch.quantile(seen[:: max(1, len(seen) // 100_000)], BRIGHT)
         chance = (local / top).clamp(0, 1).pow(settings.focus) * (local > FLAT * top) * room
-        chances.append(chance.flatten().double().cumsum(0))
-    return _Ground(pair, *chances)
+        chances.append(chance.flatten())
+    fixed, moving = (chance.double().cumsum(0) for chance in chances)
+    return _Ground(pair, fixed, moving, chances[1])
 
 
 def _room(held: torch.Tensor, patch: int) -> torch.Tensor:
@@ -301,6 +343,17 @@ def _room(held: torch.Tensor, patch: int) -> torch.Tensor:
         pool = F.max_pool2d if held.ndim == 2 else F.max_pool3d
         missing = pool(missing, sides, stride=1)
     return missing[0, 0][tuple(slice(n) for n in held.shape)] == 0
+
+
+def _at(values: torch.Tensor, points: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Of the voxels (flattened) nearest to points, x first, `(count,)`; 0 outside."""
+    index = points.flip(-1).round().long()
+    size = torch.tensor(shape)
+    within = ((index >= 0) & (index < size)).all(dim=1)
+    flat = torch.zeros(len(index), dtype=torch.long)
+    for axis, length in enumerate(shape):
+        flat = flat * length + index[:, axis].clamp(0, length - 1)
+    return values[flat] * within
 
 
 def _drawn(chances: torch.Tensor, shape: Sequence[int], count: int, generator: torch.Generator) -> torch.Tensor:

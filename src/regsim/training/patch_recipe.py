@@ -6,11 +6,12 @@ from pydantic import Field, model_validator
 
 from regsim.metrics.patch_network import PatchSettings
 from regsim.misalign.pairs import PairSettings
-from regsim.misalign.patch_pairs import PatchPairSettings
+from regsim.misalign.patch_pairs import PatchPairSettings, check_reach
 from regsim.settings import Settings
 from regsim.training.base_recipe import BaseRecipe
 from regsim.training.settings import StageSettings
 
+OF_SHOTS = ("dither", "dither_rotation", "apart", "reach")
 CHECKED = {"accuracy": "higher", "loss": "lower"}
 
 
@@ -21,7 +22,7 @@ class Shot(Settings):
         spacing: of the images, mm (pixels for pictures without spacing).
         dither: see `PatchPairSettings`; at least as large as the misalignment that is still expected along an axis.
         dither_rotation: degrees.
-        apart: see `PatchPairSettings`.
+        apart, reach: see `PatchPairSettings`.
         optimiser: how the pairs are registered: "gradient" (L-BFGS) or "powell".
         steps: about the most evaluations of a registration (Powell: 4 times as many for each parameter).
     """
@@ -30,8 +31,14 @@ class Shot(Settings):
     dither: float = Field(default=0.0, ge=0)
     dither_rotation: float = Field(default=0.0, ge=0, le=90)
     apart: float = Field(default=20.0, gt=0)
+    reach: float = Field(default=0.0, ge=0)
     optimiser: Literal["gradient", "powell"] = "gradient"
     steps: int = Field(default=60, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_reach(self.apart, self.reach)
+        return self
 
 
 class MultiShotRecipe(BaseRecipe):
@@ -40,7 +47,7 @@ class MultiShotRecipe(BaseRecipe):
     Args (besides those of `BaseRecipe`):
         metric: patch_likelihood.
         network: see `PatchSettings`; `network.spacings` are those of the shots, once each.
-        patches: how patches are cut; the shots set `dither`, `dither_rotation` and `apart`.
+        patches: how patches are cut; the shots set `dither`, `dither_rotation`, `apart` and `reach`.
         shots: in order.
         learning: how each shot's network is taught.
         patches_compared: how many a registration compares.
@@ -82,8 +89,7 @@ class MultiShotRecipe(BaseRecipe):
 
     def patches_of(self, shot: Shot) -> PatchPairSettings:
         """How a shot's patches are cut."""
-        own = {"dither": shot.dither, "dither_rotation": shot.dither_rotation, "apart": shot.apart}
-        return self.patches.model_copy(update=own)
+        return self.patches.model_copy(update={name: getattr(shot, name) for name in OF_SHOTS})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -99,7 +105,7 @@ class MultiShotRecipe(BaseRecipe):
         if self.tested.dims != self.network.dims:
             raise ValueError(f"tested.dims {self.tested.dims} is not network.dims {self.network.dims}")
         own = PatchPairSettings.model_fields
-        for name in ("dither", "dither_rotation", "apart"):
+        for name in OF_SHOTS:
             if getattr(self.patches, name) != own[name].default:
                 raise ValueError(f"patches.{name}: each shot has its own; set shots.0.{name} and so on")
         if self.learning.check_every and CHECKED.get(self.learning.decides) != self.learning.better:
