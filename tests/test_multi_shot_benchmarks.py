@@ -1,6 +1,7 @@
 """The parts of `benchmarks.multi_shot` that need no data sets."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,11 @@ def test_the_plan_that_goes_on_to_1_mm_is_the_recipe_and_one_more_shot() -> None
 def test_after_mi_the_finest_network_goes_on_as_in_its_own_plan() -> None:
     model = str(model_folder("patch-likelihood-brain-3d"))
     still = brain("t1")
-    pair = Rough("one", Aligned("one", Path(), Path(), Affine(3)), still, still, Affine(3))
+    partial = replace(still, mask=(still.data > 0.1).float())
+    whole, pair = (
+        Rough("one", Aligned("one", Path(), Path(), Affine(3)), still, moving, Affine(3)) for moving in (still, partial)
+    )
+    assert AFTER not in plans(model, whole)
     found = plans(model, pair)
     own, after = (found[name].stages[0].levels for name in (PATCH, AFTER))
     assert after[-2:] == own[-2:]

@@ -15,6 +15,7 @@ from regsim.metrics.checkpoint import Card, save_model
 from regsim.metrics.patch_cutting import PatchCutter
 from regsim.metrics.patch_likelihood import PatchLikelihood
 from regsim.metrics.patch_network import PatchNetwork, PatchNetworks, PatchSettings
+from regsim.misalign.appearance import Chain
 from regsim.misalign.audit import audit_pairs
 from regsim.misalign.pairs import joined
 from regsim.misalign.patch_pairs import PatchPairMaker, PatchPairSettings, RoughPair, rotations, symmetries
@@ -319,6 +320,23 @@ def test_reach_below_the_smallest_distance_is_refused() -> None:
         PatchPairSettings.checked({"apart": 10.0, "reach": 8.0})
     with pytest.raises(SettingsError, match="reach 8"):
         Shot.checked({"spacing": 2.0, "apart": 10.0, "reach": 8.0})
+
+
+def test_images_exchange_their_roles() -> None:
+    """The moving image is the fixed one plus 2, one voxel further on: a patch shows which it is, and which way it lies."""
+    fixed = smooth((90, 90))
+    settings = PatchPairSettings(apart=8.0, symmetrise=False, rotation=0.0, zoom=1.0, exchange=True)
+    maker = PatchPairMaker([pair(fixed, fixed.roll(1, dims=2) + 2.0)], 17, settings)
+    assert [change.kind for change in maker.chain.changes] == ["inversion", "bezier_curve"]  # which would hide it
+    maker.chain = Chain(changes=())
+    batch = maker(400, torch.Generator().manual_seed(0))
+    turned = batch.fixed.mean(dim=(1, 2, 3)) > 1.5
+    assert 120 < int(turned.sum()) < 280
+    assert torch.equal(batch.moving.mean(dim=(1, 2, 3)) > 1.5, ~turned)
+    left = batch.same & turned  # here the plain image lies one voxel back
+    assert torch.allclose(batch.fixed[left][..., 1:] - 2.0, batch.moving[left][..., :-1], atol=1e-4)
+    straight = batch.same & ~turned
+    assert torch.allclose(batch.moving[straight][..., 1:] - 2.0, batch.fixed[straight][..., :-1], atol=1e-4)
 
 
 def test_symmetries_and_rotations_are_orthogonal() -> None:

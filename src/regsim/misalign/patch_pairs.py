@@ -14,13 +14,14 @@ from pydantic import Field, model_validator
 from regsim.errors import InputError
 from regsim.kernels.box import local_deviation
 from regsim.kernels.warp import read_linear
-from regsim.misalign.appearance import Appearance, Chain
+from regsim.misalign.appearance import Appearance, BezierCurve, Chain, Inversion
 from regsim.misalign.pairs import PairBatch
 from regsim.settings import Settings
 
 PAIRS_AT_ONCE = 4
 MOST_ROUNDS, NEAR_ROUNDS, FEWEST = 40, 8, 0.1
 BRIGHT, FLAT = 0.95, 0.05
+HIDING = (Inversion(probability=0.5), BezierCurve(probability=0.7))
 TINY = 1e-6
 
 
@@ -37,6 +38,8 @@ class PatchPairSettings(Settings):
             common to all pairs points every way equally often.
         rotation: both patches are turned alike by up to this about every axis, degrees.
         zoom: and enlarged alike, by a factor log-uniform in [1 / zoom, zoom].
+        exchange: in half of the pairs of patches the images exchange their roles, and inversions and curves of the intensities
+            hide which is which: an offset that follows the anatomy then points both ways equally often, too.
         focus: 0: centres lie anywhere in the anatomy alike; 1: as often as there is contrast around them.
         appearance: changes of each patch by itself.
     """
@@ -48,6 +51,7 @@ class PatchPairSettings(Settings):
     symmetrise: bool = True
     rotation: float = Field(default=10.0, ge=0, le=180)
     zoom: float = Field(default=1.1, ge=1, le=2)
+    exchange: bool = False
     focus: float = Field(default=0.7, ge=0, le=1)
     appearance: tuple[Appearance, ...] = Field(default=())
 
@@ -156,7 +160,7 @@ class PatchPairMaker:
         if not pairs:
             raise InputError("patches: no pair to cut them from")
         self.pairs, self.patch, self.settings = list(pairs), patch, settings
-        self.chain = Chain(changes=settings.appearance)
+        self.chain = Chain(changes=(*(HIDING if settings.exchange else ()), *settings.appearance))
         self.grounds = [_ground(pair, patch, settings) for pair in pairs]
         steps = torch.arange(patch) - (patch - 1) / 2
         ndim = pairs[0].ndim
@@ -178,7 +182,7 @@ class PatchPairMaker:
         if problem is not None and not parts:
             raise problem
         fixed, moving, same, shift, pair = (torch.cat(each) for each in zip(*parts, strict=True))
-        if self.settings.appearance:
+        if self.chain.changes:
             fixed, moving = self.chain(fixed, generator), self.chain(moving, generator)
         return PatchBatch(fixed, moving, same, shift, pair)
 
@@ -192,6 +196,11 @@ class PatchPairMaker:
         fixed = self._cut(ground.pair.fixed, first, common)
         moving = self._cut(ground.pair.moving, second, turned)
         shift = torch.linalg.solve(common, (second - first)[:, :, None])[:, :, 0] * ground.pair.spacing
+        if self.settings.exchange:
+            roles = (fixed, moving), (moving, fixed)
+            turn = torch.rand(len(same), generator=generator) < 0.5
+            fixed, moving = (torch.where(turn.reshape(-1, *[1] * (fixed.ndim - 1)), *role) for role in roles)
+            shift = torch.where(turn[:, None], shift, -shift)
         return fixed, moving, same, shift, torch.full((len(same),), number)
 
     def _turns(self, count: int, ndim: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

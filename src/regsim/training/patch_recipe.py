@@ -11,7 +11,7 @@ from regsim.settings import Settings
 from regsim.training.base_recipe import BaseRecipe
 from regsim.training.settings import StageSettings
 
-OF_SHOTS = ("dither", "dither_rotation", "apart", "reach")
+OF_SHOTS = ("dither", "dither_rotation", "apart", "reach", "exchange")
 CHECKED = {"accuracy": "higher", "loss": "lower"}
 
 
@@ -22,7 +22,7 @@ class Shot(Settings):
         spacing: of the images, mm (pixels for pictures without spacing).
         dither: see `PatchPairSettings`; at least as large as the misalignment that is still expected along an axis.
         dither_rotation: degrees.
-        apart, reach: see `PatchPairSettings`.
+        apart, reach, exchange: see `PatchPairSettings`.
         optimiser: how the pairs are registered: "gradient" (L-BFGS) or "powell".
         steps: about the most evaluations of a registration (Powell: 4 times as many for each parameter).
     """
@@ -32,6 +32,7 @@ class Shot(Settings):
     dither_rotation: float = Field(default=0.0, ge=0, le=90)
     apart: float = Field(default=20.0, gt=0)
     reach: float = Field(default=0.0, ge=0)
+    exchange: bool = False
     optimiser: Literal["gradient", "powell"] = "gradient"
     steps: int = Field(default=60, ge=1)
 
@@ -47,7 +48,7 @@ class MultiShotRecipe(BaseRecipe):
     Args (besides those of `BaseRecipe`):
         metric: patch_likelihood.
         network: see `PatchSettings`; `network.spacings` are those of the shots, once each.
-        patches: how patches are cut; the shots set `dither`, `dither_rotation`, `apart` and `reach`.
+        patches: how patches are cut; the shots set `dither`, `dither_rotation`, `apart`, `reach` and `exchange`.
         shots: in order.
         learning: how each shot's network is taught.
         patches_compared: how many a registration compares.
