@@ -10,11 +10,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from regsim.errors import InputError
 from regsim.evaluation.accuracy import foreground_points, true_errors
 from regsim.images.image import Image
 from regsim.images.io import read_image, write_image
 from regsim.metrics import load_metric
 from regsim.metrics.checkpoint import read_card
+from regsim.misalign.audit import Audit
 from regsim.training.patch_recipe import MultiShotRecipe
 from regsim.training.recipe import load_recipe, recipe_names
 from regsim.transforms import Rigid, read_transform, warp
@@ -106,6 +108,32 @@ def test_a_small_training_from_end_to_end(command: Command, tmp_path: Path) -> N
     before = (folder / "card.json").read_bytes()
     assert "finished before" in command(*asked).succeeded().out
     assert (folder / "card.json").read_bytes() == before
+
+
+def test_patches_of_near_places_are_audited_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leak that only the second shot's patches have is told before anything is learnt."""
+    from regsim.applications import multi_shot
+    from regsim.applications.train import TrainRequest, train_model
+    from regsim.misalign.pairs import PairBatch
+
+    audited = multi_shot.audit_pairs
+    farthest: list[float] = []
+
+    def hinted(drawn: PairBatch, seed: int, elsewhere: bool) -> Audit:
+        farthest.append(float(drawn.error.max()))
+        if farthest[-1] < 13.0:
+            drawn.moving[drawn.misaligned] *= 0.3
+        return audited(drawn, seed, elsewhere)
+
+    monkeypatch.setattr(multi_shot, "audit_pairs", hinted)
+    near = (
+        "shots=[{spacing=2.0, dither=4.0, apart=14.0, steps=3}, "
+        "{spacing=1.0, dither=2.0, apart=4.0, reach=12.0, exchange=true, steps=3}]"
+    )
+    recipe = load_recipe("patch-likelihood-multishot", [*SETTINGS, "audit=refuse", near])
+    with pytest.raises(InputError, match="one image"):
+        train_model(TrainRequest(recipe, pairs=written(tmp_path / "data", 6)), tmp_path / "model")
+    assert farthest[0] > 13.0 > farthest[1]
 
 
 def test_a_training_that_was_stopped_goes_on_with_the_shot_it_was_at(
