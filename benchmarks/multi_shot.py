@@ -91,6 +91,7 @@ NEAR = (
     "shots.1.reach=30.0",
     "shots.2.apart=8.0",
     "shots.2.reach=24.0",
+    "shots.2.exchange=false",
     "shots.3.exchange=false",
 )
 PATCH, DEFAULT = "patch, gradient", "patch, the driver's plan"
@@ -104,7 +105,7 @@ FINE = (
     "source.spacing=1.0",
     "shots=[{spacing=4.0, dither=10.0, dither_rotation=6.0, apart=30.0}, "
     "{spacing=4.0, dither=6.0, dither_rotation=4.0, apart=12.0, reach=40.0}, "
-    "{spacing=2.0, dither=4.0, dither_rotation=2.5, apart=10.0, reach=30.0}, "
+    "{spacing=2.0, dither=4.0, dither_rotation=2.5, apart=10.0, reach=30.0, exchange=true}, "
     "{spacing=2.0, dither=1.2, dither_rotation=0.7, apart=4.0, reach=12.0, exchange=true}, "
     "{spacing=1.0, dither=0.8, dither_rotation=0.5, apart=2.5, reach=8.0, exchange=true}]",
 )
