@@ -81,7 +81,7 @@ PATCHES, MANY = 256, 2048
 POWELL = "nmi 60, Powell"
 FIRST = "_0"
 TOP = 0.05
-# A fan has no room for patches of 68 mm, and a network that must not know which image is the ultrasound sees little.
+# A fan has no room for patches of 68 mm.
 NEAR = (
     "network.spacings=[3.0, 2.0]",
     "shots.0.spacing=3.0",
@@ -91,9 +91,10 @@ NEAR = (
     "shots.1.reach=30.0",
     "shots.2.apart=8.0",
     "shots.2.reach=24.0",
-    "shots.2.exchange=false",
-    "shots.3.exchange=false",
 )
+# What is common to all people's pairs follows the anatomy there.
+HIDDEN = ("shots.2.exchange=true", "shots.3.exchange=true")
+OWN = {"ultrasound": NEAR, "flair": HIDDEN}
 PATCH, DEFAULT = "patch, gradient", "patch, the driver's plan"
 SLOW, SLOW_CASES = "patch, Powell", 6
 AFTER = "mi, then patch"
@@ -105,9 +106,9 @@ FINE = (
     "source.spacing=1.0",
     "shots=[{spacing=4.0, dither=10.0, dither_rotation=6.0, apart=30.0}, "
     "{spacing=4.0, dither=6.0, dither_rotation=4.0, apart=12.0, reach=40.0}, "
-    "{spacing=2.0, dither=4.0, dither_rotation=2.5, apart=10.0, reach=30.0, exchange=true}, "
-    "{spacing=2.0, dither=1.2, dither_rotation=0.7, apart=4.0, reach=12.0, exchange=true}, "
-    "{spacing=1.0, dither=0.8, dither_rotation=0.5, apart=2.5, reach=8.0, exchange=true}]",
+    "{spacing=2.0, dither=4.0, dither_rotation=2.5, apart=10.0, reach=30.0}, "
+    "{spacing=2.0, dither=1.2, dither_rotation=0.7, apart=4.0, reach=12.0}, "
+    "{spacing=1.0, dither=0.8, dither_rotation=0.5, apart=2.5, reach=8.0}]",
 )
 
 
@@ -266,9 +267,8 @@ def seconds(table: Table, folder: Path, name: str, quick: bool) -> None:
 
 def changes(name: str, recipe: str, quick: bool) -> list[str]:
     """Of a recipe, for a set."""
-    near = list(NEAR) if name == "ultrasound" else []
     short = ["learning.steps=20", "learning.check_every=20"] if quick else []
-    return [f"name={recipe}-{name}", *near, *short]
+    return [f"name={recipe}-{name}", *OWN.get(name, ()), *short]
 
 
 def plans(model: str, pair: Rough) -> dict[str, Schedule]:
