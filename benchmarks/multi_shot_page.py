@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import ttest_1samp, wilcoxon
 
 from benchmarks.imse_page import DOCS, filled, short, table
-from benchmarks.multi_shot import ARMS, FIVE, OURS, POWELL, SETS, SUCCESS, THEIRS
+from benchmarks.multi_shot import ARMS, FIVE, NEAR_PLACES, OURS, POWELL, SETS, SUCCESS, THEIRS
 from benchmarks.rows import Row, read_rows
 from regsim.evaluation.statistics import holm
 
@@ -85,7 +85,7 @@ def figure2(rows: Sequence[Row]) -> str:
 def training_pairs(rows: Sequence[Row]) -> str:
     """Where the training pairs began and ended."""
     lines = []
-    for name, arm in itertools.product(SETS, (OURS, FIVE, THEIRS)):
+    for name, arm in itertools.product(SETS, (OURS, NEAR_PLACES, FIVE, THEIRS)):
         own = [row for row in rows if (row["part"], row["set"], row["arm"]) == ("training pairs", name, arm)]
         if own:
             before, after = (np.array([float(row[column]) for row in own]) for column in ("before", "after"))

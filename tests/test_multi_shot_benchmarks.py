@@ -11,9 +11,11 @@ import torch
 from benchmarks.multi_shot import (
     AFTER,
     FINE,
+    NEAR_RECIPE,
     PAPER_RECIPES,
     PATCH,
     RECIPE,
+    SETS,
     answer,
     changes,
     errors,
@@ -124,6 +126,20 @@ def test_after_mi_the_finest_network_goes_on_as_in_its_own_plan() -> None:
     assert after[-2:] == own[-2:]
     assert {level.metric for level in after[:-2]} == {"mi"}
     assert after[-3].spacing == after[-2].spacing
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_near_places_are_a_recipe_of_their_own(name: str) -> None:
+    """It begins as the other one does; from the second shot on the places lie ever nearer."""
+    far, near = (load_recipe(recipe, changes(name, recipe, quick=False)) for recipe in (RECIPE, NEAR_RECIPE))
+    assert isinstance(far, MultiShotRecipe)
+    assert isinstance(near, MultiShotRecipe)
+    assert near.shots[0] == far.shots[0]
+    assert near.network == far.network
+    reaches = [shot.reach for shot in near.shots[1:]]
+    assert reaches == sorted(reaches, reverse=True)
+    assert all(reaches)
+    assert [shot.exchange for shot in near.shots] == [False, False, *[name == "flair"] * 2]
 
 
 @pytest.mark.parametrize("name", PAPER_RECIPES)
