@@ -48,22 +48,8 @@ from regsim.training.trainer import Stage, train
 from regsim.transforms import Rigid, Transform, read_transform
 
 KEY = ("part", "set", "case", "arm")
-COLUMNS = (
-    *KEY,
-    "before",
-    "after",
-    "shift",
-    "turn_x",
-    "turn_y",
-    "turn_z",
-    "centre",
-    "width",
-    "top",
-    "depth",
-    "minima",
-    "accuracy",
-    "seconds",
-)
+MEASURED = "before after shift turn_x turn_y turn_z centre width top depth minima accuracy seconds"
+COLUMNS = (*KEY, *MEASURED.split())
 RECIPE, NEAR_RECIPE = "patch-likelihood-multishot", "patch-likelihood-near"
 PAPER_RECIPES = {"t1t2": "patch-likelihood-four-shot", "gradient": "patch-likelihood-three-shot"}
 SETS = ("t1t2", "flair", "gradient", "ultrasound")
@@ -285,7 +271,7 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
     by_driver = {DEFAULT: model, "mi": "mi", "nmi:bins=60": "nmi:bins=60", "mind": "mind"}
     return {
         PATCH: patch_plan(model, "gradient", spacings),
-        **({} if pair.moving.mask is None else {AFTER: after_mi(model, grid, spacings[-1])}),
+        **partial_plans(AFTER, model, pair),
         SLOW: patch_plan(model, "powell", spacings),
         POWELL: one_level("nmi:bins=60", finest),
         **{
@@ -297,9 +283,15 @@ def plans(model: str, pair: Rough) -> dict[str, Schedule]:
 
 def near_plans(model: str, pair: Rough) -> dict[str, Schedule]:
     """How the test pairs are registered by a model of near places."""
-    spacings = spacings_of(Path(model))
-    after = {} if pair.moving.mask is None else {AFTER_OF_NEAR: after_mi(model, pair.fixed.grid, spacings[-1])}
-    return {OF_NEAR: patch_plan(model, "gradient", spacings), **after}
+    own = patch_plan(model, "gradient", spacings_of(Path(model)))
+    return {OF_NEAR: own, **partial_plans(AFTER_OF_NEAR, model, pair)}
+
+
+def partial_plans(arm: str, model: str, pair: Rough) -> dict[str, Schedule]:
+    """Of a partial view: by the model after mi; else none."""
+    if pair.moving.mask is None:
+        return {}
+    return {arm: after_mi(model, pair.fixed.grid, spacings_of(Path(model))[-1])}
 
 
 def spacings_of(model: Path) -> tuple[float, ...]:

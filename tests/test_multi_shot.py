@@ -28,7 +28,8 @@ SETTINGS = (
     "network.dims=2", "tested.dims=2", "network.channels=[3, 4, 5]", "network.hidden=6", "learning.steps=3",
     "learning.check_every=3", "learning.batch=16", "patches_compared=12", "checked_patches=16", "audit=warn",
     "network.spacings=[2.0, 1.0]", "settled=0", "trainer.checkpoint_every=0", "patches.appearance=[]",
-    "shots=[{spacing=2.0, dither=4.0, apart=8.0, steps=3}, {spacing=1.0, dither=2.0, apart=8.0, steps=3}]",
+    "shots=[{spacing=2.0, dither=4.0, apart=8.0, steps=3}, "
+    "{spacing=1.0, dither=2.0, apart=8.0, reach=24.0, exchange=true, steps=3}]",
 )  # fmt: skip
 CHANGES = tuple(word for setting in SETTINGS for word in ("--set", setting))
 

@@ -315,6 +315,17 @@ def test_one_patch_alone_does_not_tell_a_near_place() -> None:
     assert found.passed, found
 
 
+def test_near_places_have_as_much_contrast_as_the_same_place() -> None:
+    """Places drawn without regard to contrast have .83 of it here."""
+    settings = PatchPairSettings(apart=12.0, reach=30.0, focus=1.0)
+    maker = PatchPairMaker([pair(smooth((120, 120), seed)) for seed in range(4)], 17, settings)
+    generator = torch.Generator().manual_seed(0)
+    batches = [maker(400, generator) for _ in range(4)]
+    contrast = torch.cat([batch.moving.flatten(1).std(dim=1) for batch in batches])
+    same = torch.cat([batch.same for batch in batches])
+    assert float(contrast[~same].mean() / contrast[same].mean()) == pytest.approx(1.0, abs=0.08)
+
+
 def test_reach_below_the_smallest_distance_is_refused() -> None:
     with pytest.raises(SettingsError, match="reach 8"):
         PatchPairSettings.checked({"apart": 10.0, "reach": 8.0})
