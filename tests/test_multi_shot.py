@@ -101,7 +101,10 @@ def test_a_small_training_from_end_to_end(command: Command, tmp_path: Path) -> N
     shots = json.loads((folder / "shots.json").read_text())["shots"]
     assert [shot["spacing"] for shot in shots] == [2.0, 1.0]
     assert {answer["motion"] for answer in shots[0]["responses"]} == {"shift in x", "shift in y", "turn"}
-    assert "Shot by shot" in (folder / "report.html").read_text(encoding="utf-8")
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Shot by shot" in page
+    assert "<td>from 8.00 px away</td>" in page
+    assert "<td>8.00 to 24.0 px away; roles exchanged</td>" in page
     card = read_card(folder)
     assert set(card.subjects.train) | set(card.subjects.validation) == {f"person{n}/pair{n}" for n in range(3)}
     metric = load_metric("patch_likelihood", model=str(folder))

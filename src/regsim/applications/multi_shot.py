@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -232,10 +233,7 @@ class MultiShotJob(TrainingJob):
         kept = {best.step for best in trained.best}
         accuracy = next((row.check["accuracy"] for row in trained.curves if row.step in kept), None)
         row = ShotRow(
-            number=number + 1,
-            spacing=shot.spacing,
-            dither=shot.dither,
-            unit=self.learners[0].fixed.grid.unit,
+            **_of_recipe(number, shot, self.learners[0].fixed.grid.unit),
             accuracy=accuracy,
             moved=median([moved[pair.name] for pair in self.learners]),
             kept=len(why),
@@ -332,7 +330,13 @@ def _row(answer: Response) -> ResponseRow:
     )
 
 
+def _of_recipe(number: int, shot: Shot, unit: str) -> dict[str, Any]:
+    """What a shot's row tells of its settings."""
+    told = shot.model_dump(include={"spacing", "dither", "apart", "reach", "exchange"})
+    return {"number": number + 1, "unit": unit, **told}
+
+
 def _skipped(number: int, shot: Shot, unit: str, alignments: Alignments) -> ShotState:
-    row = ShotRow(number=number + 1, spacing=shot.spacing, dither=shot.dither, unit=unit, skipped=True)
+    row = ShotRow(**_of_recipe(number, shot, unit), skipped=True)
     matrices = {name: way.homogeneous().tolist() for name, way in alignments.items()}
     return ShotState(row=row, matrices=matrices, moved=dict.fromkeys(alignments, 0.0), why={})

@@ -34,15 +34,18 @@ class ResponseRow(_Row):
 class ShotRow(_Row):
     """One shot.
 
-    `spacing`, `dither`: of the recipe. `accuracy`: share of the validation pairs' patches that is called right. `moved`: by how
-    much the median pair was moved, `unit`. `kept`: pairs whose registration failed and that stay where they were.
-    `skipped`: left out, since the pairs had settled at this spacing.
+    `spacing`, `dither`, `apart`, `reach` (0: any distance), `exchange`: of the recipe. `accuracy`: share of the validation
+    pairs' patches that is called right. `moved`: by how much the median pair was moved, `unit`. `kept`: pairs whose
+    registration failed and that stay where they were. `skipped`: left out, since the pairs had settled at this spacing.
     """
 
     number: int
     spacing: float
     dither: float
     unit: str
+    apart: float = 0.0
+    reach: float = 0.0
+    exchange: bool = False
     accuracy: float | None = None
     moved: float = 0.0
     kept: int = 0
