@@ -103,22 +103,29 @@ class LinearTransform(Transform):
 
 
 class LinearMapping:
-    """The points of one grid under a linear transform, through one small matrix from index to moving space."""
+    """The points of one grid under a linear transform, through one small matrix from index to moving space.
+
+    Each coordinate is a sum of one term an axis, which costs a fraction of a product of all indices with the matrix.
+    """
 
     def __init__(self, transform: LinearTransform, grid: Grid):
         self.transform = transform
-        device = transform.device
-        self.index = grid.indices(torch.float32, device).flatten(0, -2)
-        self.shape = (*grid.shape, grid.ndim)
-        self.to_physical = torch.as_tensor(grid.matrix, device=device)
-        self.origin = torch.as_tensor(grid.origin, dtype=torch.float64, device=device)
+        self.to_physical = torch.as_tensor(grid.matrix, device=transform.device)
+        self.origin = torch.as_tensor(grid.origin, dtype=torch.float64, device=transform.device)
+        self.along = [  # z, y, x: each along its own axis of the image
+            torch.arange(n, dtype=torch.float64, device=transform.device).reshape(-1, *[1] * (grid.ndim - 1 - axis))
+            for axis, n in enumerate(grid.shape)
+        ]
 
     def __call__(self) -> torch.Tensor:
         """`(*shape, ndim)`, float32."""
         matrix = self.transform.matrix()
         offset = matrix @ self.origin + self.transform.offset()
-        mapped = torch.addmm(offset.float(), self.index, (matrix @ self.to_physical).T.float())
-        return mapped.reshape(self.shape)
+        ways = (matrix @ self.to_physical).flip(1)  # columns in the order of the image's axes
+        whole = offset.float().reshape(-1, *[1] * len(self.along))
+        for way, index in zip(ways.T, self.along, strict=True):
+            whole = whole + (way.reshape(whole.shape[0], *[1] * len(self.along)) * index).float()
+        return whole.movedim(0, -1).contiguous()
 
 
 class Rigid(LinearTransform):
