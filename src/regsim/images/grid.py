@@ -127,7 +127,10 @@ class Grid:
 
     def points(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> torch.Tensor:
         """The physical point (x, y, z) of every voxel, `(*shape, ndim)`."""
-        return self.index_to_physical(self.indices(dtype, device))
+        matrix = torch.as_tensor(self.matrix, dtype=torch.float64, device=device)
+        return linear_points(
+            self.shape, matrix, torch.as_tensor(self.origin, dtype=torch.float64, device=device), dtype
+        )
 
     def corners(self) -> torch.Tensor:
         """The physical points of the outermost voxel centres, `(2^ndim, ndim)`, float64."""
@@ -165,3 +168,28 @@ class Grid:
         size = " x ".join(map(str, self.size))
         spacing = " x ".join(f"{value:.4g}" for value in self.spacing)
         return f"{size} voxels of {spacing} {self.unit}"
+
+
+def linear_points(
+    shape: tuple[int, ...], matrix: torch.Tensor, origin: torch.Tensor, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """`matrix @ index + origin` for the index (x, y, z) of every voxel, `(*shape, ndim)`, differentiable.
+
+    Each coordinate is a sum of one term an axis, which costs a fraction of a product of all indices with the matrix.
+
+    Args:
+        shape: of the image, z, y, x.
+        matrix: `(ndim, ndim)`.
+        origin: `(ndim,)`.
+        dtype: of the points.
+
+    Example:
+        >>> linear_points((2, 2), torch.tensor([[1.0, 0.0], [0.5, 2.0]]), torch.tensor([10.0, 0.0])).tolist()
+        [[[10.0, 0.0], [11.0, 0.5]], [[10.0, 2.0], [11.0, 2.5]]]
+    """
+    ones = [1] * len(shape)
+    points = origin.to(dtype).reshape(-1, *ones)
+    for axis, (count, column) in enumerate(zip(shape, matrix.flip(1).T, strict=True)):
+        index = torch.arange(count, dtype=matrix.dtype, device=matrix.device).reshape(-1, *ones[axis + 1 :])
+        points = points + (column.reshape(-1, *ones) * index).to(dtype)
+    return points.movedim(0, -1).contiguous()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from regsim.errors import TransformError
-from regsim.images.grid import Grid
+from regsim.images.grid import Grid, linear_points
 from regsim.transforms.base import Transform
 
 SMALLEST_DETERMINANT = 1e-6
@@ -103,29 +103,18 @@ class LinearTransform(Transform):
 
 
 class LinearMapping:
-    """The points of one grid under a linear transform, through one small matrix from index to moving space.
-
-    Each coordinate is a sum of one term an axis, which costs a fraction of a product of all indices with the matrix.
-    """
+    """The points of one grid under a linear transform, through one small matrix from index to moving space."""
 
     def __init__(self, transform: LinearTransform, grid: Grid):
-        self.transform = transform
+        self.transform, self.shape = transform, grid.shape
         self.to_physical = torch.as_tensor(grid.matrix, device=transform.device)
         self.origin = torch.as_tensor(grid.origin, dtype=torch.float64, device=transform.device)
-        self.along = [  # z, y, x: each along its own axis of the image
-            torch.arange(n, dtype=torch.float64, device=transform.device).reshape(-1, *[1] * (grid.ndim - 1 - axis))
-            for axis, n in enumerate(grid.shape)
-        ]
 
     def __call__(self) -> torch.Tensor:
         """`(*shape, ndim)`, float32."""
         matrix = self.transform.matrix()
         offset = matrix @ self.origin + self.transform.offset()
-        ways = (matrix @ self.to_physical).flip(1)  # columns in the order of the image's axes
-        whole = offset.float().reshape(-1, *[1] * len(self.along))
-        for way, index in zip(ways.T, self.along, strict=True):
-            whole = whole + (way.reshape(whole.shape[0], *[1] * len(self.along)) * index).float()
-        return whole.movedim(0, -1).contiguous()
+        return linear_points(self.shape, matrix @ self.to_physical, offset)
 
 
 class Rigid(LinearTransform):
