@@ -401,6 +401,61 @@ def test_patches_are_drawn_where_a_partial_view_lies(tmp_path: Path, monkeypatch
     assert min(lasts[1:]) > 60
 
 
+@pytest.mark.parametrize("shape", [(90, 84), (40, 44, 42)])
+def test_nothing_but_the_voxels_that_it_reads_can_change_the_value(shape: tuple[int, ...], tmp_path: Path) -> None:
+    metric = model(tmp_path / "m", dims=len(shape), spacings=(1.0,))
+    fixed, moving = smooth(shape)[None], smooth(shape, 1)[None]
+    bound = metric.bind(fixed)
+    assert bound.reads is not None
+    assert 8 * 17 < len(bound.reads) < fixed.numel()
+    value, others = bound(moving), torch.ones(fixed.numel(), dtype=torch.bool)
+    others[bound.reads] = False
+    assert torch.equal(bound(moving.masked_fill(others.reshape(fixed.shape), 0.5)), value)
+    for one in bound.reads[[0, len(bound.reads) // 2, -1]].tolist():  # and each of these does
+        changed = moving.clone()
+        changed.view(-1)[one] += 1.0
+        assert not torch.equal(bound(changed), value)
+
+
+def test_planes_of_a_volume_may_be_read_anywhere(tmp_path: Path) -> None:
+    metric = model(tmp_path / "m", dims=2, spacings=(1.0,))
+    assert metric.bind(smooth((30, 44, 42))[None]).reads is None
+    assert load_metric("mind").bind(smooth((44, 42))[None]).reads is None
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("shape", [(90, 84), (40, 44, 42)])
+def test_a_level_maps_only_what_the_metric_reads(
+    shape: tuple[int, ...], masks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metric = model(tmp_path / "m", dims=len(shape), spacings=(1.0,))
+    metric.patches = 3
+    fixed, moving = (Image.of_array(smooth(shape, seed)[0], 1.0) for seed in (0, 1))
+    if masks:
+        mask = torch.ones_like(fixed.data)
+        mask[..., : shape[-1] // 3] = 0
+        fixed, moving = (Image(image.data, image.grid, mask) for image in (fixed, moving))
+    way = Rigid(len(shape), fixed.grid.centre)
+    with torch.no_grad():
+        way.translation[0] = 6.0
+        way.rotation += 0.1
+
+    def asked(level: Level) -> tuple[torch.Tensor, ...]:
+        cost = level.cost(level.mapping(way)())
+        return (cost.detach(), *torch.autograd.grad(cost, list(way.parameters())))
+
+    some = Level(fixed, moving, metric)
+    assert some.read is not None
+    assert some.compared == len(some.read) < some.grid.voxels
+    monkeypatch.setattr("regsim.registration.level.FEW", 0.0)
+    every = Level(fixed, moving, metric)
+    assert every.read is None
+    for one, other in zip(asked(some), asked(every), strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+    bent = some.grid.points() + 0.5  # what is not linear maps all points
+    assert torch.allclose(some.cost(bent), every.cost(bent), rtol=1e-5)
+
+
 def test_levels_are_not_coarser_than_the_metric_can_judge(tmp_path: Path) -> None:
     metric = model(tmp_path / "m", dims=2, spacings=(1.0,))
     assert metric.coarsest(2, True) == metric.coarsest(2, False) == 1.0

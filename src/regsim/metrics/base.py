@@ -27,10 +27,17 @@ class BoundMetric:
     `overlap`: `(N or 1, 1, *spatial)` weights in [0, 1] that say where the moving image has data; they multiply the
     mask where contributions are averaged, and no gradient flows to them (a cost must not fall by pushing the images
     apart). Registration uses only this.
+
+    `reads`: the voxels that the value depends on, as indices into the flattened `spatial`, sorted, or None: all of them.
+    Registration need not fill in the others.
     """
 
-    def __init__(self, compare: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]):
-        self._compare = compare
+    def __init__(
+        self,
+        compare: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor],
+        reads: torch.Tensor | None = None,
+    ):
+        self._compare, self.reads = compare, reads
 
     def __call__(self, moving: torch.Tensor, overlap: torch.Tensor | None = None) -> torch.Tensor:
         """Compare one moving image (or batch) with the bound fixed image."""
@@ -90,6 +97,11 @@ class AbstractMetric(nn.Module, ABC):
     def _compare(self, state: Any, moving: torch.Tensor, overlap: torch.Tensor | None) -> torch.Tensor:
         """The value, `(M,)`, of `moving` `(M, 1, *spatial)` against what `_bind` returned."""
 
+    def _reads(self, state: Any) -> torch.Tensor | None:
+        """See `BoundMetric.reads`: of what `_bind` returned. Most metrics compare all voxels."""
+        del state
+        return None
+
     def _local(self, state: Any, moving: torch.Tensor) -> torch.Tensor:
         """The map, `(M, 1, *spatial)`, lower = better aligned."""
         raise SettingsError(f"metric '{self.name}' has no local map")
@@ -129,7 +141,7 @@ class AbstractMetric(nn.Module, ABC):
             values = self._compare(state, self._fold(_inside(moving, weights)), _repeat(seen, folded))
             return values.reshape(fixed.shape[0], folded).mean(dim=1)
 
-        return BoundMetric(compare)
+        return BoundMetric(compare, self._reads(state))
 
     @final
     def map(self, fixed: torch.Tensor, moving: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

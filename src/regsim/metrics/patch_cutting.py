@@ -1,6 +1,7 @@
 """Which patches of an image are compared, and how they are cut from it."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -65,6 +66,18 @@ class PatchCutter:
         for axis, length in enumerate(shape):
             index = index * (length + self.side - 1) + centres[..., axis, None] + steps[axis].flatten()
         return index
+
+    def within(self, parts: Sequence[torch.Tensor], padded: Sequence[int]) -> torch.Tensor:
+        """The voxels that any of these patches shows: flat indices into the image before it was padded, sorted.
+
+        `padded`: spatial shape of the padded image, in which `voxels` counts.
+        """
+        shown = torch.zeros(math.prod(padded), dtype=torch.bool, device=parts[0].device)
+        for index in parts:
+            shown[index.flatten()] = True
+        before, after = self.side // 2, self.side - 1 - self.side // 2
+        own = tuple(slice(before, length - after) for length in padded)
+        return shown.reshape(*padded)[own].flatten().nonzero()[:, 0]
 
     def turned(self, index: torch.Tensor, seed: int) -> torch.Tensor:
         """`voxels` with every patch mirrored and its axes exchanged at random, by any symmetry of the square (cube).

@@ -166,6 +166,13 @@ class PatchLikelihood(LearnedMetric):
         seen = combine(state.weights, overlap)
         return torch.stack([self._value(part, moving, seen) for part in state.parts]).mean(dim=0)
 
+    def _reads(self, state: _State) -> torch.Tensor | None:
+        """The voxels of the patches."""
+        [part, *others] = state.parts
+        if others or part.planes.axis is not None:
+            return None
+        return part.cutter.within(part.index, part.image.shape[2:])
+
     def _value(self, part: _Part, moving: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
         """Of one set of planes, `(M,)`."""
         planes, cutter = part.planes, part.cutter

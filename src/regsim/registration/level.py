@@ -10,6 +10,7 @@ from regsim.images.grid import Grid
 from regsim.images.image import Image
 from regsim.metrics.base import AbstractMetric
 from regsim.transforms.base import Mapping, Transform
+from regsim.transforms.linear import LinearTransform
 from regsim.transforms.sampling import inside, sample
 from regsim.transforms.warp import warp
 
@@ -17,6 +18,7 @@ SMALLEST_OVERLAP = 0.05
 PARTIAL = 0.5
 STRETCH = 1.07
 SAMPLES_PER_VOXEL = 2
+FEW = 0.7
 
 
 class Level:
@@ -45,10 +47,12 @@ class Level:
         self.points = self.grid.points(device=fixed.data.device) if samples is None else scattered(fixed, samples)
         values, self.weights = self._fixed_values()
         self.metric = metric.with_spacing(tuple(reversed(self.grid.spacing)))
+        self.read: torch.Tensor | None = None
         view = None if start is None or self.scattered else self._view(start)
         if view is not None:
             self.metric = self.metric.with_view(view)
         self.bound = self.metric.bind(values, self.weights)
+        self.read = None if self.scattered else few(self.bound.reads, self.grid.voxels)
         self.overlap = 1.0
 
     def _fixed_values(self) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -79,17 +83,33 @@ class Level:
     @property
     def compared(self) -> int:
         """How many points are compared."""
-        return self.points.shape[:-1].numel()
+        return self.points.shape[:-1].numel() if self.read is None else len(self.read)
 
     def mapping(self, transform: Transform) -> Mapping:
-        """A function that maps this level's points with the parameters of the moment."""
+        """A function that maps this level's points with the parameters of the moment: those that the metric reads.
+
+        A transform that is not linear maps all points.
+        """
         if self.scattered:
             return lambda: transform(self.points)
-        return transform.mapping(self.grid)
+        if self.read is None or not isinstance(transform, LinearTransform):
+            return transform.mapping(self.grid)
+        points = self.points.flatten(0, -2)[self.read]
+        return lambda: transform(points)
 
     def warped(self, points: torch.Tensor) -> torch.Tensor:
-        """The moving image `(1, C, *shape)` at mapped points; the border value goes on outside."""
-        return sample(self.moving.batch, self.moving.grid, points, "linear", "border")
+        """The moving image `(1, C, *shape)` at mapped points; the border value goes on outside.
+
+        Where only the points are given that the metric reads, the others hold 0.
+        """
+        return self._filled(sample(self.moving.batch, self.moving.grid, points, "linear", "border"))
+
+    def _filled(self, values: torch.Tensor) -> torch.Tensor:
+        """Values at the points that the metric reads, `(1, C, n)`, as an image `(1, C, *shape)`; an image stays as it is."""
+        if self.read is None or values.ndim != 3:
+            return values
+        whole = values.new_zeros((*values.shape[:2], self.grid.voxels))
+        return whole.index_copy(2, self.read, values).reshape(*values.shape[:2], *self.grid.shape)
 
     def seen(self, points: torch.Tensor) -> torch.Tensor | None:
         """Where the moving image has data, `(1, 1, *shape)`, or None where it has data everywhere. No gradient.
@@ -97,12 +117,13 @@ class Level:
         Raises:
             GridError: less than a twentieth of the fixed image (or its mask) meets the moving one.
         """
-        weights = self.data_at(points)
-        own = self.weights
+        weights, own = self.data_at(points), self.weights
+        if own is not None and weights.ndim == 3:
+            own = own.flatten(2)[..., self.read]
         self.overlap = float(weights.mean() if own is None else (weights * own).sum() / own.sum().clamp_min(1e-9))
         if not self.overlap >= SMALLEST_OVERLAP:
             raise GridError(f"no overlap: {100 * self.overlap:.1f} % of the fixed image meets the moving one")
-        return None if self.overlap == 1.0 and bool((weights == 1).all()) else weights
+        return None if self.overlap == 1.0 and bool((weights == 1).all()) else self._filled(weights)
 
     def data_at(self, points: torch.Tensor) -> torch.Tensor:
         """Weights `(1, 1, *shape)`: how much the moving image has data at mapped points."""
@@ -133,6 +154,11 @@ def force_of(cost: Callable[[torch.Tensor], torch.Tensor], grid: Grid, points: t
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(cost(moved), moved)
     return max(float(gradient.norm(dim=-1).sum()), 1e-12)
+
+
+def few(read: torch.Tensor | None, voxels: int) -> torch.Tensor | None:
+    """The voxels that a metric reads, where they are so few that the others are worth leaving out."""
+    return read if read is not None and len(read) < FEW * voxels else None
 
 
 def off_grid(image: Image) -> Image:
