@@ -162,6 +162,9 @@ def test_a_training_that_was_stopped_goes_on_with_the_shot_it_was_at(
     with pytest.raises(KeyboardInterrupt):
         train_model(request, tmp_path / "cut")
     assert (tmp_path / "cut" / "unfinished" / "shot-1" / "shot.json").is_file()
+    other = TrainRequest(load_recipe("patch-likelihood-multishot", [*SETTINGS, "patches_compared=11"]), pairs=pairs)
+    with pytest.raises(InputError, match="other settings, data or network"):  # not another training's shots
+        train_model(other, tmp_path / "cut")
     registered: list[float] = []
     original = multi_shot.MultiShotJob._registered
 
@@ -173,6 +176,18 @@ def test_a_training_that_was_stopped_goes_on_with_the_shot_it_was_at(
     card = train_model(request, tmp_path / "cut")[0]
     assert registered == [1.0] * 3  # the second shot's pairs alone
     assert card.sha256 == whole.sha256
+
+
+def test_a_damaged_shot_is_told(tmp_path: Path) -> None:
+    from regsim.applications.multi_shot import STATE
+    from regsim.applications.train import TrainRequest, train_model
+
+    request = TrainRequest(load_recipe("patch-likelihood-multishot", SETTINGS), pairs=written(tmp_path / "data"))
+    left = tmp_path / "model" / "unfinished" / "shot-1" / STATE
+    left.parent.mkdir(parents=True)
+    left.write_text('{"row": ')
+    with pytest.raises(InputError, match="damaged"):
+        train_model(request, tmp_path / "model")
 
 
 def test_cross_fitted_pairs_are_registered_by_networks_that_have_not_seen_their_people(

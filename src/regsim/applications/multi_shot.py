@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from regsim.applications.model_card import Figures, model_card
@@ -204,10 +204,14 @@ class MultiShotJob(TrainingJob):
     def _finished_shot(
         self, number: int, shot: Shot, whole: PatchNetworks, trained: Trained, alignments: Alignments
     ) -> ShotState:
-        """Diagnose the metric, and register all pairs; a shot that was finished before a pause is read."""
+        """Diagnose the metric, and register all pairs; a shot that was finished before a pause is read.
+
+        Raises:
+            InputError: its file is damaged.
+        """
         state_file = self._folder(number) / STATE
         if state_file.is_file() and self.request.resume:
-            return ShotState.model_validate_json(state_file.read_bytes())
+            return _read_shot(state_file)
         metric = self._metric(whole, self._folder(number))
         answering = [(pair.fixed, pair.moving, alignments[pair.name]) for pair in (self.checked or self.learners)]
         answers = responses(metric, answering[:ANSWERING], shot.spacing)
@@ -310,6 +314,13 @@ def plan_of(shot: Shot, metric: str) -> Schedule:
     level = {"spacing": shot.spacing, "steps": shot.steps, "step": STEP_SHARE * shot.spacing}
     stage = {"transform": "rigid", "metric": metric, "optimiser": shot.optimiser, "levels": [level]}
     return Schedule.checked({"stages": [stage], "start": "identity", "smoothing": 0.0})
+
+
+def _read_shot(path: Path) -> ShotState:
+    try:
+        return ShotState.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise InputError(f"'{path}' is damaged, or of another version; train from the start by --fresh") from None
 
 
 def _rigid(matrix: list[list[float]], like: Rigid) -> Rigid:
