@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
+from benchmarks.multi_shot import OURS
 from benchmarks.multi_shot_page import NAMES, rows_of
 from regsim.evaluation.shot_rows import read_shots
 
@@ -41,7 +42,7 @@ def main() -> None:
     axes[0].axvline(0, color="#c4cbd2")
     axes[0].set(xlabel="pairs shifted along y, mm", ylabel="cost, scaled", title="what each shot's metric answers")
     axes[0].legend(frameon=False, fontsize=8)
-    trained = [row for row in rows if row["part"] == "training pairs"]
+    trained = [row for row in rows if row["part"] == "training pairs" and row["arm"] == OURS]
     for row in trained:
         axes[1].plot(
             [0, 1], [float(row["before"]), float(row["after"])], color="#0b5cad", alpha=0.4, marker="o", markersize=3
