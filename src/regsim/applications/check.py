@@ -9,8 +9,7 @@ import torch
 
 from regsim.applications.check_measure import CheckSettings, Judge, Measured
 from regsim.applications.check_pair import AROUND, CheckPair, box_around, check_pair
-from regsim.applications.check_pictures import place_plane
-from regsim.applications.check_regions import Region, label_regions, sides
+from regsim.applications.check_regions import Region, label_regions, place_plane, sides
 from regsim.applications.check_scores import driver_note, is_deformable, likeness_of, principle, score_rows
 from regsim.errors import GridError, SettingsError
 from regsim.evaluation.accuracy import jacobian_row

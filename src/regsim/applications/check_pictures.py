@@ -1,27 +1,23 @@
 """Slices of a check to look at: planes through the worst place, the surroundings of the worst places, and the viewer's stacks."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from regsim.applications.check import CheckResult
 from regsim.applications.check_regions import points_of
 from regsim.evaluation.results import Plane, Views
-from regsim.evaluation.views import PLANES, SLICES, display_grid
+from regsim.evaluation.views import FLAT, PLANES, SLICES, display_grid
 from regsim.images.grid import Grid
 from regsim.images.image import Image
 from regsim.prepare import rescaled
 from regsim.transforms.warp import Method, warp
 
-if TYPE_CHECKING:
-    from regsim.applications.check import CheckResult
-
 Array = npt.NDArray[Any]
 AROUND_PLACE = 16.0
-FLAT = ("plane", -1, 1, 0, ("", "", "", ""))
-UNEQUAL = 1.05
 KINDS = ("error", "lower", "upper")
 
 
@@ -36,7 +32,7 @@ class _Plane:
     edges: tuple[str, ...]
 
 
-def check_views(found: "CheckResult") -> Views:
+def check_views(found: CheckResult) -> Views:
     """What the page shows, for each plane and each of the worst places.
 
     Arrays: `PLANE_fixed`, `PLANE_moved` `(slices, height, width)` uint8, for the viewer. Through the worst place, or as near to
@@ -69,16 +65,6 @@ def check_views(found: "CheckResult") -> Views:
         for name, values in _cut(maps, mask, box, plane, at).items():
             arrays[f"place{number}_{name}"] = values
     return Views(planes, arrays)
-
-
-def place_plane(grid: Grid) -> str:
-    """The plane in which single places are shown: the one that looks along the longest voxels, axial where all are alike."""
-    if grid.ndim == 2:
-        return FLAT[0]
-    direction = np.abs(np.asarray(grid.direction))
-    spacing = [grid.spacing[int(direction[axis].argmax())] for axis in range(3)]
-    longest = int(np.argmax(spacing)) if max(spacing) > UNEQUAL * min(spacing) else 2
-    return next(name for name, stack, *_ in PLANES if stack == longest)
 
 
 def _planes(grid: Grid) -> list[_Plane]:

@@ -1,15 +1,18 @@
-"""The regions of a check: labels, or the eighths of the mask's bounding box; and the worst places."""
+"""The regions of a check: labels, or the eighths of the mask's bounding box; the worst places and the plane that shows them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
 
+from regsim.evaluation.views import FLAT, PLANES
 from regsim.images.grid import Grid
 
 FEWEST = 30
 PLACES, APART = 5, 8.0
+UNEQUAL = 1.05
 SIDES = (("right", "left"), ("front", "back"), ("lower", "upper"))
 
 
@@ -71,3 +74,13 @@ def worst_places(
 def region_at(place: Sequence[int], regions: Sequence[Region]) -> str:
     """The name of the region that holds a voxel; empty where none does."""
     return next((region.name for region in regions if bool(region.where[tuple(place)])), "")
+
+
+def place_plane(grid: Grid) -> str:
+    """The plane in which single places are shown: the one that looks along the longest voxels, axial where all are alike."""
+    if grid.ndim == 2:
+        return FLAT[0]
+    direction = np.abs(np.asarray(grid.direction))
+    spacing = [grid.spacing[int(direction[axis].argmax())] for axis in range(3)]
+    longest = int(np.argmax(spacing)) if max(spacing) > UNEQUAL * min(spacing) else 2
+    return next(name for name, stack, *_ in PLANES if stack == longest)

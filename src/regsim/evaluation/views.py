@@ -25,6 +25,7 @@ PLANES = (
     ("coronal", 1, 2, 0, ("R", "L", "S", "I")),
     ("sagittal", 0, 2, 1, ("A", "P", "S", "I")),
 )
+FLAT = ("plane", -1, 1, 0, ("", "", "", ""))
 
 
 def make_views(
@@ -50,7 +51,7 @@ def make_views(
         with torch.no_grad():
             determinant = Image(deformation.jacobian_determinant(fixed.grid).float()[None], fixed.grid)
     planes, arrays = [], {}
-    for name, stack, rows, columns, edges in PLANES if grid.ndim == 3 else (("plane", -1, 1, 0, ("", "", "", "")),):
+    for name, stack, rows, columns, edges in PLANES if grid.ndim == 3 else (FLAT,):
         positions = _positions(fixed, grid, stack)
         slices = [_points(grid, stack, rows, columns, position) for position in positions]
         pixel = float(grid.spacing[0])
