@@ -127,9 +127,8 @@ class Grid:
 
     def points(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> torch.Tensor:
         """The physical point (x, y, z) of every voxel, `(*shape, ndim)`."""
-        matrix = torch.as_tensor(self.matrix, dtype=torch.float64, device=device)
         return linear_points(
-            self.shape, matrix, torch.as_tensor(self.origin, dtype=torch.float64, device=device), dtype
+            self.shape, torch.as_tensor(self.matrix), torch.tensor(self.origin, dtype=torch.float64), dtype, device
         )
 
     def corners(self) -> torch.Tensor:
@@ -171,7 +170,11 @@ class Grid:
 
 
 def linear_points(
-    shape: tuple[int, ...], matrix: torch.Tensor, origin: torch.Tensor, dtype: torch.dtype = torch.float32
+    shape: tuple[int, ...],
+    matrix: torch.Tensor,
+    origin: torch.Tensor,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> torch.Tensor:
     """`matrix @ index + origin` for the index (x, y, z) of every voxel, `(*shape, ndim)`, differentiable.
 
@@ -181,15 +184,15 @@ def linear_points(
         shape: of the image, z, y, x.
         matrix: `(ndim, ndim)`.
         origin: `(ndim,)`.
-        dtype: of the points.
+        dtype, device: of the points; `device`: where the matrix is unless given.
 
     Example:
         >>> linear_points((2, 2), torch.tensor([[1.0, 0.0], [0.5, 2.0]]), torch.tensor([10.0, 0.0])).tolist()
         [[[10.0, 0.0], [11.0, 0.5]], [[10.0, 2.0], [11.0, 2.5]]]
     """
-    ones = [1] * len(shape)
-    points = origin.to(dtype).reshape(-1, *ones)
+    ones, device = [1] * len(shape), matrix.device if device is None else device
+    points = origin.to(device, dtype).reshape(-1, *ones)
     for axis, (count, column) in enumerate(zip(shape, matrix.flip(1).T, strict=True)):
         index = torch.arange(count, dtype=matrix.dtype, device=matrix.device).reshape(-1, *ones[axis + 1 :])
-        points = points + (column.reshape(-1, *ones) * index).to(dtype)
+        points = points + (column.reshape(-1, *ones) * index).to(device, dtype)
     return points.movedim(0, -1).contiguous()
