@@ -63,10 +63,11 @@ def shot_responses(shots: Sequence[ShotRow], theme: Theme) -> bytes:
                 linewidth=0.8 + 1.4 * share,
                 label=f"shot {shot.number}",
             )
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(motion, color=theme.ink, fontsize=10)
         axes.set_xlabel("degrees" if motion == "turn" else shots[0].unit, color=theme.ink)
     panels[0].set_ylabel("cost, scaled (lower is better)", color=theme.ink)
-    panels[-1].legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+    panels[-1].legend(frameon=False, fontsize=8, labelcolor=theme.ink, loc="upper center")
     return as_svg(figure)
 
 
