@@ -115,7 +115,7 @@ class Level:
         """Where the moving image has data, `(1, 1, *shape)`, or None where it has data everywhere. No gradient.
 
         Raises:
-            GridError: less than a twentieth of the fixed image (or its mask) meets the moving one.
+            GridError: less than a twentieth of the fixed image (of its mask; of what the metric reads) meets the moving one.
         """
         weights, own = self.data_at(points), self.weights
         if own is not None and weights.ndim == 3:
